@@ -1,0 +1,218 @@
+"""`gsto-spec`: look at declared networks from the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import click
+import numpy as np
+
+import gsto_spec
+from gsto_spec.catalog import architectures, entry
+from gsto_spec.cost import Cost, Counting, Part, cost
+from gsto_spec.errors import GstoError
+from gsto_spec.forms import FORMS, FormName
+from gsto_spec.graph import Graph
+from gsto_spec.locate import locate
+from gsto_spec.passes import RULES, optimize
+from gsto_spec.rewrite import RewriteLog
+
+DEFAULT_SIZE = (1024, 2048)
+
+
+class _Size(click.ParamType[tuple[int, int]]):
+    """`HxW`, such as 1024x2048."""
+
+    name = "HxW"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        parts = str(value).lower().split("x")
+        if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+            self.fail(f"expected HxW such as 1024x2048, found {value}", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
+class _Commands(click.Group):
+    """A group whose input errors are one line and status 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GstoError as error:
+            click.echo(f"gsto-spec: {error}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(gsto_spec.__version__, prog_name="gsto-spec")
+def main() -> None:
+    """Networks for pixel labelling, declared once. An ARCHITECTURE is a name of the catalogue (see `list`), a
+    graph's FILE.json, or module:attribute.
+    """
+
+
+_architecture = click.argument("architecture")
+_classes = click.option("--classes", type=click.IntRange(min=1), help="Classes or keypoints.")
+_form = click.option("--form", type=click.Choice(tuple(FORMS)), help="The reading of the gated parts.")
+_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+@main.command("list")
+@_json
+def list_command(as_json: bool) -> None:
+    """The architectures of the catalogue, with what was published of them."""
+    if as_json:
+        click.echo(json.dumps({name: _entry_facts(name) for name in architectures()}, indent=2))
+        return
+    for name in architectures():
+        scores = [f"{item.value} {item.measure} ({item.source})" for item in entry(name).published]
+        click.echo(f"{name:<26}{'; '.join(scores)}".rstrip())
+
+
+def _entry_facts(name: str) -> dict[str, Any]:
+    found = entry(name)
+    return {"size": found.size, "variant": dataclasses.asdict(found.variant),
+            "published": [dataclasses.asdict(item) for item in found.published]}  # fmt: skip
+
+
+@main.command("show")
+@_architecture
+@_classes
+@_form
+@_json
+def show_command(architecture: str, classes: int | None, form: FormName | None, as_json: bool) -> None:
+    """Every node of a graph with its symbolic shape; with --json the graph file itself."""
+    graph = locate(architecture, classes=classes, form=form)
+    click.echo(graph.to_json(indent=1) if as_json else str(graph))
+
+
+@main.command("check")
+@_architecture
+@_classes
+@_form
+@click.option("--size", type=_Size(), default=None, help="The input's height and width.")
+def check_command(
+    architecture: str, classes: int | None, form: FormName | None, size: tuple[int, int] | None
+) -> None:
+    """Check a graph; status 0 and one line where it is sound, status 2 and the first problem where not."""
+    graph = locate(architecture, classes=classes, form=form)
+    if size is not None:
+        graph.check((1, _channels(graph), *size))
+    problem = graph.training_form_violation()
+    kind = "training form" if problem is None else f"inference form ({problem})"
+    click.echo(f"{architecture}: sound, {kind}, digest {graph.digest}")
+
+
+@main.command("cost")
+@_architecture
+@_classes
+@_form
+@click.option("--size", type=_Size(), default=None,
+              help="The input's height and width [default: the published size, or 1024x2048].")  # fmt: skip
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Pictures at a time.")
+@click.option("--counting", type=click.Choice(["convolutions", "every-op"]), default="convolutions",
+              show_default=True, help="Whose multiply-adds count.")  # fmt: skip
+@_json
+def cost_command(
+    architecture: str, classes: int | None, form: FormName | None, size: tuple[int, int] | None, batch: int,
+    counting: Counting, as_json: bool,
+) -> None:  # fmt: skip
+    """Parameters, multiply-adds and activation memory, by op and by scope."""
+    graph = locate(architecture, classes=classes, form=form)
+    shape = (batch, _channels(graph), *(size or _usual_size(architecture)))
+    counted = cost(graph, shape, counting=counting)
+    if as_json:
+        facts = {"architecture": architecture, "input_shape": shape, "counting": counting,
+                 "graph_digest": graph.digest, **dataclasses.asdict(counted)}  # fmt: skip
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        click.echo(_cost_table(counted, f"{architecture}, input {' x '.join(map(str, shape))}"))
+
+
+@main.command("optimize")
+@_architecture
+@_classes
+@_form
+@click.option("--size", type=_Size(), default=None,
+              help="The input's height and width [default: the published size, or 1024x2048].")  # fmt: skip
+@_json
+def optimize_command(
+    architecture: str, classes: int | None, form: FormName | None, size: tuple[int, int] | None, as_json: bool
+) -> None:
+    """Which rewrites for inference fire and which not, and why; the cost before and after.
+
+    Nothing is written: a graph in inference form is no checkpoint, and is made where it is needed.
+    """
+    graph = locate(architecture, classes=classes, form=form)
+    input_shape = (1, _channels(graph), *(size or _usual_size(architecture)))
+    log = RewriteLog()
+    # Whether a rule fires depends on the graph alone, so any weights will do.
+    zeros = {name: np.zeros(shape) for name, shape in graph.parameters.items()}
+    optimized, _ = optimize(graph, zeros, log=log)
+    costs = {"before": _costs(graph, input_shape), "after": _costs(optimized, input_shape)}
+    if as_json:
+        printed = {title: {key: dataclasses.asdict(each) for key, each in counted.items()}
+                   for title, counted in costs.items()}  # fmt: skip
+        facts = {"architecture": architecture, "input_shape": input_shape, **dataclasses.asdict(log)}
+        click.echo(json.dumps({**facts, "cost": printed}, indent=2))
+    else:
+        parts = (str(log), _firings(log), _comparison(costs, f"input {' x '.join(map(str, input_shape))}"))
+        click.echo("\n\n".join(filter(None, parts)))
+
+
+def _costs(graph: Graph, input_shape: tuple[int, int, int, int]) -> dict[Counting, Cost]:
+    return {counting: cost(graph, input_shape, counting=counting) for counting in get_args(Counting)}
+
+
+def _firings(log: RewriteLog) -> str:
+    fired = Counter(item.rule for item in log.fired)
+    left = Counter(item.rule for item in log.not_fired)
+    return "\n".join(f"{rule.name}: fired {fired[rule.name]}, left {left[rule.name]}" for rule in RULES)
+
+
+def _comparison(costs: Mapping[str, Mapping[Counting, Cost]], title: str) -> str:
+    head = f"{'':<8}{'parameters':>14}{'multiply-adds':>20}{'of convolutions':>20}{'activations':>16}"
+    rows = [
+        f"{name:<8}{counted['every-op'].parameters:>14,}{counted['every-op'].macs:>20,}"
+        f"{counted['convolutions'].macs:>20,}{_memory(counted['every-op']):>16}"
+        for name, counted in costs.items()
+    ]
+    return "\n".join([title, head, *rows])
+
+
+def _usual_size(architecture: str) -> tuple[int, int]:
+    return entry(architecture).size if architecture in architectures() else DEFAULT_SIZE
+
+
+def _channels(graph: Graph) -> int:
+    return next(iter(graph.inputs.values()), 3)
+
+
+def _cost_table(counted: Cost, title: str) -> str:
+    head = f"{'':<22}{'parameters':>14}{'convolutions':>14}{'multiply-adds':>18}{'activations':>14}"
+    blocks = (_rows(counted.by_op), _rows(counted.by_scope), [_row("all", counted)])
+    printed = f"multiply-adds / 2^30: {counted.macs / 2**30:.2f}"
+    return "\n\n".join([f"{title}\n{head}", *("\n".join(rows) for rows in blocks), printed])
+
+
+def _rows(parts: Mapping[str, Part]) -> list[str]:
+    return [_row(name, part) for name, part in parts.items()]
+
+
+def _row(name: str, part: Part) -> str:
+    return f"{name:<22}{part.parameters:>14,}{part.conv_parameters:>14,}{part.macs:>18,}{_memory(part):>14}"
+
+
+def _memory(part: Part) -> str:
+    return f"{part.activation_bytes / 2**20:,.1f} MiB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""From what a user types to a graph: a catalogue name, a graph's JSON file, or `module:attribute`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from gsto_spec.catalog import build
+from gsto_spec.errors import GstoError, nearest
+from gsto_spec.forms import FormName
+from gsto_spec.graph import Graph
+from gsto_spec.variants import HRNet
+
+
+class LocateError(GstoError):
+    """A file or module that holds no architecture."""
+
+
+def locate(text: str, *, classes: int | None = None, form: FormName | None = None) -> Graph:
+    """The graph that `text` names.
+
+    `module:attribute` may be a `Graph`, a variant, or a function of the number of classes that gives one of
+    both; modules are looked for in the working folder too. `classes` and `form` replace a variant's; a graph
+    has its own, so giving a form for one is an error.
+
+    Raises `LocateError`, or the error of the file, variant or graph itself.
+    """
+    if text.endswith(".json"):
+        return _fixed(text, _read(Path(text)), form)
+    if ":" not in text:
+        return build(text, classes=classes, form=form)
+    found = _attribute(text)
+    if callable(found):
+        found = found(classes)
+    if isinstance(found, HRNet):
+        return build(found, classes=classes, form=form)
+    if isinstance(found, Graph):
+        return _fixed(text, found, form)
+    raise LocateError(
+        f"{text}: expected a Graph, a variant or a function of classes, found {type(found).__name__}"
+    )
+
+
+def _fixed(text: str, graph: Graph, form: FormName | None) -> Graph:
+    if form is not None:
+        raise LocateError(f"{text}: a graph's form is fixed; leave the form {form} out")
+    return graph
+
+
+def _read(path: Path) -> Graph:
+    try:
+        return Graph.from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        beside = [item.name for item in path.parent.glob("*.json")] if path.parent.is_dir() else []
+        raise LocateError(f"{path}: cannot be read: {error.strerror}{nearest(path.name, beside)}") from None
+    except UnicodeDecodeError as error:
+        raise LocateError(f"{path}: expected UTF-8 text, found {error.reason}") from None
+    except GstoError as error:
+        raise LocateError(f"{path}: {error}") from None
+
+
+def _attribute(text: str) -> object:
+    module_name, _, attribute = text.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise LocateError(f"{text}: cannot import {module_name or 'nothing'}: {error}") from None
+    if not hasattr(module, attribute):
+        raise LocateError(f"{text}: {module_name} has no {attribute}{nearest(attribute, dir(module))}")
+    return getattr(module, attribute)

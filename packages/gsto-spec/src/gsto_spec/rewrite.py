@@ -1,0 +1,190 @@
+"""Rewriting a graph together with its weights: what a rule is, and the driver that applies rules.
+
+A rewrite replaces a node by others that end in a node of the same name and the same value. So a name that
+stays means what it meant, users and outputs stay as they are, and rewrites of one sweep never disturb each
+other. What a rule does to stored tensors is done at once, in float64, and stored as a new leaf.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsto_spec.graph import Graph, Node
+from gsto_spec.ops import Input, Parameter
+
+Arrays = dict[str, NDArray[np.float64]]
+Match = TypeVar("Match")
+
+LEAF_SCOPE = "optimized"
+"""The first part of every new leaf's name: new values never go by a canonical name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """A rewrite that was made: the rule, and the node it replaced."""
+
+    rule: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotFired:
+    """A place that has a rule's pattern and was left as it is, and why."""
+
+    rule: str
+    node: str
+    reason: str
+
+
+@dataclass(slots=True)
+class RewriteLog:
+    """What a driver did: rewrites made, places left alone (in the result), nodes that no output needed."""
+
+    fired: list[Fired] = field(default_factory=list)
+    not_fired: list[NotFired] = field(default_factory=list)
+    unneeded: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{item.rule} fired at {item.node}" for item in self.fired]
+        lines += [f"{item.rule} left {item.node}: {item.reason}" for item in self.not_fired]
+        lines += [f"no output needs {name}" for name in self.unneeded]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A graph, its weights in float64, and the names that new leaves and nodes must not take."""
+
+    graph: Graph
+    weights: Arrays
+    taken: set[str]
+
+    @cached_property
+    def users(self) -> Mapping[str, tuple[str, ...]]:
+        """Node -> the nodes that read it."""
+        users: dict[str, tuple[str, ...]] = dict.fromkeys(self.graph.by_name, ())
+        for node in self.graph.order:
+            for name in dict.fromkeys(node.operands):
+                users[name] = (*users[name], node.name)
+        return users
+
+    def other_need(self, name: str, user: str) -> str | None:
+        """Why `name` must stay even if `user` did without it, or None."""
+        others = [other for other in self.users[name] if other != user]
+        if others:
+            return f"{name} is read by {', '.join(others)} too"
+        outputs = [output for output, node in self.graph.outputs.items() if node == name]
+        return f"{name} is the output {outputs[0]}" if outputs else None
+
+    def computed(self, names: Sequence[str]) -> str | None:
+        """Why not all of `names` are stored tensors, or None."""
+        others = [name for name in names if name not in self.graph.leaves]
+        return f"{others[0]} is computed, not stored" if others else None
+
+    def free_name(self, wanted: str) -> str:
+        """`wanted`, or its nearest variation, as the name of a new node."""
+        name, number = wanted, 2
+        while name in self.taken:
+            name, number = f"{wanted}_{number}", number + 1
+        self.taken.add(name)
+        return name
+
+    def free_leaf(self, node: str, role: str) -> str:
+        """A name for a new leaf; like all leaves' it has no `/`, so that backends can store it by path."""
+        return self.free_name(f"{LEAF_SCOPE}.{node.replace('/', '.')}.{role}")
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """New leaves, and nodes in order of computation, the last of them under the replaced node's name."""
+
+    nodes: tuple[Node, ...]
+    leaves: Arrays
+
+
+class Rule(ABC, Generic[Match]):
+    """A rewrite that changes no value: a pattern at a node, a check, and what replaces the node.
+
+    The pattern must not fit what the rule itself builds, or the driver would not end.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def pattern(self, program: Program, node: Node) -> Match | None:
+        """What of the pattern was found with `node` as its last node, or None."""
+
+    @abstractmethod
+    def check(self, program: Program, match: Match) -> str | None:
+        """Why the rewrite would change a value or cost more, or None where it is right."""
+
+    @abstractmethod
+    def build(self, program: Program, match: Match) -> Replacement:
+        """What replaces the node."""
+
+
+def rewrite(
+    graph: Graph, weights: Mapping[str, NDArray[Any]], rules: Sequence[Rule[Any]], log: RewriteLog
+) -> tuple[Graph, Arrays]:
+    """Apply rules in turn until none fires; nodes that no output needs are dropped, inputs kept.
+
+    `weights` holds exactly `graph.parameters`. The answer has new leaves in float64, and so the others.
+    """
+    doubles = {name: np.array(weights[name], np.float64) for name in graph.parameters}
+    kept = _needed(graph.order, graph)
+    log.unneeded += [name for name in graph.by_name if name not in {node.name for node in kept}]
+    program = _program(kept, graph, doubles, set(graph.by_name))
+    while True:
+        before, not_fired = program, list[NotFired]()
+        for rule in rules:
+            program = _sweep(rule, program, log.fired, not_fired)
+        if program is before:
+            log.not_fired += not_fired
+            return program.graph, program.weights
+
+
+def _sweep(rule: Rule[Any], program: Program, fired: list[Fired], not_fired: list[NotFired]) -> Program:
+    replacements: dict[str, Replacement] = {}
+    for node in program.graph.order:
+        if (match := rule.pattern(program, node)) is None:
+            continue
+        if (reason := rule.check(program, match)) is None:
+            replacements[node.name] = rule.build(program, match)
+            fired.append(Fired(rule.name, node.name))
+        else:
+            not_fired.append(NotFired(rule.name, node.name, reason))
+    return _replaced(program, replacements) if replacements else program
+
+
+def _replaced(program: Program, replacements: Mapping[str, Replacement]) -> Program:
+    nodes: list[Node] = []
+    weights = dict(program.weights)
+    for node in program.graph.order:
+        if (found := replacements.get(node.name)) is None:
+            nodes.append(node)
+            continue
+        nodes += [Node(name, Parameter(array.shape)) for name, array in found.leaves.items()]
+        nodes += found.nodes
+        weights |= found.leaves
+    return _program(_needed(nodes, program.graph), program.graph, weights, program.taken)
+
+
+def _program(nodes: Sequence[Node], origin: Graph, weights: Arrays, taken: set[str]) -> Program:
+    graph = replace(origin, nodes=tuple(nodes))
+    return Program(graph, {name: weights[name] for name in graph.leaves}, taken)
+
+
+def _needed(nodes: Sequence[Node], graph: Graph) -> list[Node]:
+    """Of nodes in order of computation those that an output needs, and the inputs."""
+    needed = set(graph.outputs.values())
+    for node in reversed(nodes):
+        if node.name in needed:
+            needed.update(node.operands)
+    return [node for node in nodes if node.name in needed or isinstance(node.op, Input)]

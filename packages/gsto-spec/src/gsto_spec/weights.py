@@ -1,0 +1,163 @@
+"""Weights: one numpy array per stored tensor, by canonical name; how they start and how they are kept.
+
+A saved model is a directory of `graph.json`, `model.safetensors` and `card.json`; any backend opens it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsto_spec.errors import GraphError, GstoError, WeightsError
+from gsto_spec.graph import Graph
+from gsto_spec.ops import Parameter
+from gsto_spec.reference import array_problems
+
+Weights = dict[str, NDArray[np.float32]]
+
+GRAPH_FILE = "graph.json"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "card.json"
+
+
+def initial_weights(graph: Graph, seed: int = 0) -> Weights:
+    """New weights in float32: each tensor has a generator of its own, keyed by seed and name.
+
+    So weights do not depend on the backend, nor on the other tensors of the graph.
+    """
+    return {name: _draw(name, leaf, seed) for name, leaf in graph.leaves.items()}
+
+
+def _draw(name: str, leaf: Parameter, seed: int) -> NDArray[np.float32]:
+    if leaf.initial == "constant":
+        return np.full(leaf.shape, leaf.scale, np.float32)
+    deviation = leaf.scale
+    if leaf.initial == "fan_in_normal":
+        deviation /= math.sqrt(math.prod(leaf.shape[1:]))
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return (generator.standard_normal(leaf.shape) * deviation).astype(np.float32)
+
+
+def check_weights(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Raise `WeightsError` unless `weights` holds exactly `graph.parameters`, all values finite."""
+    check_tensors("weights", graph.parameters, weights)
+
+
+def check_tensors(
+    what: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, NDArray[Any]]
+) -> None:
+    """Raise `WeightsError`, listing every missing, undeclared, misshapen and not finite tensor at once."""
+    problems = array_problems(expected, found)
+    problems += [f"{name} is not finite" for name, array in found.items() if not np.isfinite(array).all()]
+    if problems:
+        raise WeightsError(f"{what}: {'; '.join(problems)}")
+
+
+def save_directory(
+    directory: str | Path,
+    graph: Graph,
+    weights: Mapping[str, NDArray[Any]],
+    card: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model's directory; `card` adds entries (data, protocol, score, licence, ...) to `card.json`.
+
+    Raises `GraphError` for a graph that is not in training form, `WeightsError` for other weights, and
+    `FileExistsError` where the directory holds another model already.
+    """
+    from safetensors.numpy import save
+
+    if (problem := graph.training_form_violation()) is not None:
+        raise problem
+    check_weights(graph, weights)
+    folder = Path(directory)
+    if (folder / GRAPH_FILE).exists():
+        raise FileExistsError(f"{folder} holds a saved model already; choose another directory")
+    folder.mkdir(parents=True, exist_ok=True)
+    data = save({name: np.ascontiguousarray(array) for name, array in weights.items()})
+    facts = {"graph_digest": graph.digest, "weights_sha256": hashlib.sha256(data).hexdigest()}
+    described = json.dumps({**facts, **(card or {}), **facts}, indent=2)
+    _write(folder / WEIGHTS_FILE, data)
+    _write(folder / CARD_FILE, described.encode())
+    _write(folder / GRAPH_FILE, graph.to_json(indent=1).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    """All of the file or nothing of it: written beside, synced, renamed."""
+    beside = path.with_name(f"{path.name}.partial")
+    with beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def load_directory(directory: str | Path) -> tuple[Graph, Weights, dict[str, Any]]:
+    """A saved model: its graph, weights and card.
+
+    Raises `FileNotFoundError`, and `WeightsError` or `GraphError` for files that are broken, foreign, or
+    not the ones that the card describes.
+    """
+    folder = Path(directory)
+    for name in (GRAPH_FILE, WEIGHTS_FILE, CARD_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name}: a saved model has {GRAPH_FILE}, {WEIGHTS_FILE} and {CARD_FILE}"
+            )
+    graph = _graph(folder / GRAPH_FILE)
+    card = _card(folder / CARD_FILE)
+    _check_described(folder / GRAPH_FILE, card.get("graph_digest"), graph.digest)
+    weights = read_safetensors(folder / WEIGHTS_FILE)
+    check_tensors(str(folder / WEIGHTS_FILE), graph.parameters, weights)
+    digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    _check_described(folder / WEIGHTS_FILE, card.get("weights_sha256"), digest)
+    return graph, weights, card
+
+
+def _check_described(path: Path, described: object, digest: str) -> None:
+    if described != digest:
+        found = f"one of digest {digest[:12]}, not {str(described)[:12]}"
+        raise WeightsError(f"{path}: expected the file that {CARD_FILE} describes, found {found}")
+
+
+def _graph(path: Path) -> Graph:
+    try:
+        return Graph.from_json(_text(path))
+    except GraphError as error:
+        raise GraphError(f"{path}: {error.node}", error.expected, error.found, error.label) from None
+
+
+def read_safetensors(path: str | Path) -> dict[str, NDArray[Any]]:
+    """The tensors of a safetensors file. Raises `WeightsError` where it holds none."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return load(Path(path).read_bytes())
+    except (SafetensorError, KeyError) as error:
+        raise WeightsError(f"{path}: expected a safetensors file, found {error}") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise GstoError(f"{path}: expected UTF-8 text, found {error.reason}") from None
+
+
+def _card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"{path}: expected JSON, found {error}") from None
+    if not isinstance(card, dict):
+        raise WeightsError(f"{path}: expected a JSON object, found {type(card).__name__}")
+    return card
