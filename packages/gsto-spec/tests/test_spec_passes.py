@@ -338,12 +338,42 @@ def test_a_batch_norm_over_something_else_stays() -> None:
     }
 
 
+def test_a_reader_of_a_convolution_is_named_once() -> None:
+    build = GraphBuilder()
+    x = build.conv2d("conv", build.input(), 3)
+    y = build.add([build.batch_norm("norm", x), build.mul(x, x, name="conv/squared")], name="end/sum")
+    assert reasons(build.graph({"stage4": y})) == {
+        ("fold-batch-norm", "norm"): "conv is read by conv/squared too"
+    }
+
+
 def test_computed_weights_stay() -> None:
     build = GraphBuilder()
     kernel = build.apply("kernel/relu", Relu(), build.parameter("kernel", Parameter((1, 3, 1, 1))))
     x = build.apply("conv", Conv2d(), build.input(), kernel)
     assert reasons(build.graph({"stage4": build.batch_norm("norm", x)})) == {
         ("fold-batch-norm", "norm"): "kernel/relu is computed, not stored"
+    }
+
+
+def test_a_gate_stays_before_a_computed_bias() -> None:
+    build = GraphBuilder()
+    image = build.input()
+    gated = build.mul(build.sigmoid(build.conv2d("gate", image, 1)), image, name="image/gated")
+    kernel, bias = (
+        build.parameter(*leaf) for leaf in (("k", Parameter((2, 3, 1, 1))), ("b", Parameter((2,))))
+    )
+    computed = build.apply("b/relu", Relu(), bias)
+    graph = build.graph({"stage4": build.apply("conv", Conv2d(), gated, kernel, computed)})
+    assert reasons(graph) == {("hoist-gate", "conv"): "b/relu is computed, not stored"}
+
+
+def test_a_gate_of_a_stored_tensor_stays() -> None:
+    build = GraphBuilder()
+    g = build.sigmoid(build.conv2d("gate", build.input(), 1))
+    product = build.mul(g, build.parameter("pattern", Parameter((1, 3, 1, 1))), name="gate/pattern")
+    assert reasons(build.graph({"stage4": build.conv2d("conv", product, 2)})) == {
+        ("hoist-gate", "conv"): "gate/pattern is not a gate of 1 channel times a feature map"
     }
 
 
@@ -364,7 +394,7 @@ def gate_reason(*, gate_channels: int = 1, channels: int = 2, output: bool = Fal
 def test_gates_that_may_not_or_need_not_be_hoisted_have_their_reason() -> None:
     assert gate_reason() == ""
     assert gate_reason(dilation=2) == ""
-    assert gate_reason(gate_channels=3) == "no factor of image/gated is a gate, which has 1 channel"
+    assert gate_reason(gate_channels=3) == "image/gated is not a gate of 1 channel times a feature map"
     assert gate_reason(kernel=3) == "its kernel is 3x3, and only a 1x1 kernel sees one place at a time"
     assert gate_reason(stride=2) == (
         "its stride is (2, 2) and its padding (0, 0, 0, 0), so the gate does not fit its result"
@@ -421,3 +451,13 @@ def test_a_bias_does_not_come_first() -> None:
     bias = build.parameter("bias", Parameter((1, 3, 1, 1)))
     with pytest.raises(GraphError, match="add_c2"):
         build.add([bias, build.input()])
+
+
+def test_parameters_of_one_shape_may_be_added() -> None:
+    build = GraphBuilder()
+    first, second = (build.parameter(name, Parameter((3,))) for name in ("first", "second"))
+    kernel = build.parameter("kernel", Parameter((3, 3, 1, 1)))
+    bias = build.apply("bias/sum", Add(), first, second)
+    graph = build.graph({"stage4": build.apply("conv", Conv2d(), build.input(), kernel, bias)})
+    weights = {"first": np.ones(3), "second": np.ones(3), "kernel": np.zeros((3, 3, 1, 1))}
+    assert np.all(evaluate(graph, weights, random_image(graph, 0))["stage4"] == 2)

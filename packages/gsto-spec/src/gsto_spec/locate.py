@@ -68,6 +68,9 @@ def _attribute(text: str) -> object:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError) as error:
         raise LocateError(f"{text}: cannot import {module_name or 'nothing'}: {error}") from None
-    if not hasattr(module, attribute):
-        raise LocateError(f"{text}: {module_name} has no {attribute}{nearest(attribute, dir(module))}")
-    return getattr(module, attribute)
+    found: object = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise LocateError(f"{text}: {module_name} has no {attribute}{nearest(part, dir(found))}")
+        found = getattr(found, part)
+    return found

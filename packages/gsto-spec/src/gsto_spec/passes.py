@@ -124,7 +124,7 @@ class HoistGate(Rule[Gated]):
         """There is a gate, the convolution sees one place at a time, and hoisting costs nothing."""
         node, product = match.node, match.product
         if match.gate is None:
-            return f"no factor of {product.name} is a gate, which has 1 channel"
+            return f"{product.name} is not a gate of 1 channel times a feature map"
         return (
             _sees_more_than_one_place(match.op, program.graph.shapes[node.operands[1]])
             or _widens(program, node, product)

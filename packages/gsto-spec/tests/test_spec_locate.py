@@ -1,0 +1,71 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from gsto_spec import GstoError, build, variant
+from gsto_spec.locate import LocateError, locate
+
+MODULE = """
+import dataclasses, gsto_spec
+small = dataclasses.replace(gsto_spec.variant("gsto-hrnet-w16-mini"), classes=5)
+graph = gsto_spec.build(small)
+def for_classes(classes):
+    return dataclasses.replace(small, classes=classes)
+class Family:
+    member = small
+number = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"locate_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def test_a_name_a_file_and_a_module_give_the_same_graph(tmp_path: Path, module: str) -> None:
+    expected = build(dataclasses.replace(variant("gsto-hrnet-w16-mini"), classes=5)).digest
+    file = tmp_path / "graph.json"
+    file.write_text(build("gsto-hrnet-w16-mini", classes=5).to_json())
+    assert locate("gsto-hrnet-w16-mini", classes=5).digest == expected
+    assert locate(str(file)).digest == expected
+    for attribute in ("small", "graph", "Family.member"):
+        assert locate(f"{module}:{attribute}").digest == expected
+    assert locate(f"{module}:for_classes", classes=5).digest == expected
+
+
+def test_classes_and_form_replace_a_variants(module: str) -> None:
+    paper = build(variant("gsto-hrnet-w16-mini"), classes=7, form="paper").digest
+    assert locate(f"{module}:small", classes=7, form="paper").digest == paper
+    assert locate("gsto-hrnet-w16-mini", classes=7, form="paper").digest == paper
+
+
+def test_a_graph_has_its_form_already(tmp_path: Path, module: str) -> None:
+    (tmp_path / "graph.json").write_text(build("gsto-hrnet-w16-mini").to_json())
+    for text in ("graph.json", f"{module}:graph"):
+        with pytest.raises(LocateError, match="a graph's form is fixed; leave the form paper out"):
+            locate(text, form="paper")
+
+
+def test_what_is_not_there_is_named_with_what_is_near(tmp_path: Path, module: str) -> None:
+    (tmp_path / "graph.json").write_text("{}")
+    (tmp_path / "latin.json").write_bytes(b"\xff\xfe")
+    newer = json.loads(build("gsto-hrnet-w16-mini").to_json()) | {"version": 9}
+    (tmp_path / "newer.json").write_text(json.dumps(newer))
+    for text, message in {
+        "graf.json": r"graf.json: cannot be read: No such file or directory \(nearest: graph.json\)",
+        "graph.json": 'graph.json: graph: expected a JSON object with "format": "gsto-graph"',
+        "latin.json": "latin.json: expected UTF-8 text",
+        "newer.json": "newer.json: graph.version: expected 1, found 9",
+        "no_such_module:x": "no_such_module:x: cannot import no_such_module",
+        f"{module}:smal": rf"{module} has no smal \(nearest: small\)",
+        f"{module}:Family.membr": r"has no Family.membr \(nearest: member\)",
+        f"{module}:number": "expected a Graph, a variant or a function of classes, found int",
+        "gsto-hrnet-w84": r"unknown architecture gsto-hrnet-w84 \(nearest: gsto-hrnet-w48\)",
+    }.items():
+        with pytest.raises(GstoError, match=message):
+            locate(text)
