@@ -1,0 +1,110 @@
+"""Checkpoints: folders `step-000250/` of state.safetensors and checkpoint.json, whole or not there."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from gsto_train.files import whole_folder, write_synced
+
+State = dict[str, NDArray[Any]]
+
+KEPT = 2
+"""Checkpoints that remain: the newest, and one to fall back on."""
+
+_TENSORS, _DESCRIPTION = "state.safetensors", "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a checkpoint says of its run beside the tensors: steps done, seconds trained, and whose it is."""
+
+    step: int
+    seconds: float
+    seed: int
+    backend: str
+    graph_digest: str
+    training_pictures: int
+    settings: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint, read and verified; `state` is a trainer's."""
+
+    path: Path
+    progress: Progress
+    state: State
+
+
+class BrokenCheckpoint(Exception):
+    """A folder that looks like a checkpoint and is none; says why."""
+
+
+def save(folder: Path, progress: Progress, state: Mapping[str, NDArray[Any]]) -> Path:
+    """Write `folder`/step-NNNNNN and return it; older ones go once it is whole, all but the one before it.
+
+    Raises `FloatingPointError`, naming the tensor, rather than keep a state that is not finite, and OSError.
+    """
+    _check_finite(state)
+    path = folder / f"step-{progress.step:06d}"
+    tensors = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in state.items()})
+    description = {"format": 1, **asdict(progress), "sha256": hashlib.sha256(tensors).hexdigest()}
+    with whole_folder(path) as temporary:
+        write_synced(temporary / _TENSORS, tensors)
+        write_synced(temporary / _DESCRIPTION, json.dumps(description, indent=1).encode())
+    _prune(folder, progress.step)
+    return path
+
+
+def newest(folder: Path, report: Callable[[str], None]) -> Checkpoint | None:
+    """Return the newest whole checkpoint, or None; says of each broken one that it is passed over."""
+    for _, path in sorted(_numbered(folder), reverse=True):
+        try:
+            return read(path)
+        except BrokenCheckpoint as broken:
+            report(f"{path} is broken ({broken}); passing it over")
+    return None
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint's folder; raises `BrokenCheckpoint` unless its bytes are those that were written."""
+    try:
+        description = json.loads((path / _DESCRIPTION).read_bytes())
+        progress = Progress(**{each.name: description[each.name] for each in fields(Progress)})
+        tensors = (path / _TENSORS).read_bytes()
+    except FileNotFoundError as error:
+        raise BrokenCheckpoint(f"no {Path(error.filename).name}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise BrokenCheckpoint(f"{_DESCRIPTION} does not hold what it should: {error!r}") from None
+    if hashlib.sha256(tensors).hexdigest() != description.get("sha256"):
+        raise BrokenCheckpoint(f"{_TENSORS} is not what was written: its SHA-256 differs")
+    return Checkpoint(path, progress, safetensors.numpy.load(tensors))
+
+
+def _check_finite(state: Mapping[str, NDArray[Any]]) -> None:
+    for name, array in state.items():
+        if not np.isfinite(array).all():
+            raise FloatingPointError(name)
+
+
+def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if match := re.fullmatch(r"step-(\d+)", path.name):
+            yield int(match[1]), path
+
+
+def _prune(folder: Path, step: int) -> None:
+    """Remove all but the last ones up to `step`; one past it was found broken when the run resumed."""
+    kept = sorted(number for number, _ in _numbered(folder) if number <= step)[-KEPT:]
+    for number, path in _numbered(folder):
+        if number not in kept:
+            shutil.rmtree(path, ignore_errors=True)

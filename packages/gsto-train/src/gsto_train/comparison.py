@@ -1,0 +1,51 @@
+"""The scores to print beside a network's: those of answers that need no network."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from gsto_train.baselines import Classifier, ColourPositionHistogram, ConstantAnswer, score
+from gsto_train.data.samples import Dataset, Sample
+from gsto_train.evaluation import as_json
+from gsto_train.report import CountReport, Report
+
+BASELINES: dict[str, Callable[[Dataset], Classifier]] = {
+    "histogram": ColourPositionHistogram.fit,
+    "constant": ConstantAnswer.fit,
+}
+"""What result.json and the table call them."""
+
+
+def baseline_scores(
+    training: Dataset, validation: Dataset, *, threads: int, report: Report
+) -> dict[str, Any]:
+    """Return each baseline's scores, as result.json has them, fitted to `training` on `validation`.
+
+    Reads every picture of both, so that one that is missing or broken is found before hours of training.
+    Raises `InputError` for it.
+    """
+    readings = len(BASELINES) * (len(training) + len(validation))
+    what = f"fitting the baselines to {len(training)} pictures"
+    with ThreadPoolExecutor(threads) as pool, report.counting(what, readings) as count:
+        fitted, scored = (_ReadAhead(each, pool, 2 * threads, count) for each in (training, validation))
+        scores = {name: score(fit(fitted), scored) for name, fit in BASELINES.items()}
+    return {name: as_json(each, validation.classes) for name, each in scores.items()}
+
+
+class _ReadAhead:
+    """A data set that is read in order: the next samples are on their way, and each one read is counted."""
+
+    def __init__(self, dataset: Dataset, pool: ThreadPoolExecutor, ahead: int, count: CountReport) -> None:
+        self._dataset, self._pool, self._ahead, self._count = dataset, pool, ahead, count
+        self._coming: dict[int, Future[Sample]] = {}
+        self.classes, self.palette = dataset.classes, dataset.palette
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        for each in range(index, min(index + self._ahead, len(self))):
+            if each not in self._coming:
+                self._coming[each] = self._pool.submit(self._dataset.__getitem__, each)
+        self._count.advance(1)
+        return self._coming.pop(index).result()

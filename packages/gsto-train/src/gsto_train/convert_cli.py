@@ -1,0 +1,82 @@
+"""The command `gsto-convert`; it imports nothing heavy before it is asked to do something."""
+
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import click
+
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command with `arguments` (without: the process's) and exit with its status."""
+    try:
+        status = command.main(
+            None if arguments is None else list(arguments), "gsto-convert", standalone_mode=False
+        )
+    except click.ClickException as error:
+        status = _fail(error.format_message(), WRONG_INPUT)
+    except click.Abort:
+        status = _fail("interrupted; nothing was written", 128 + signal.SIGINT)
+    sys.exit(status)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.option(
+    "--architecture",
+    metavar="NAME|FILE.json|MODULE:ATTRIBUTE",
+    help="The network that a file's tensors belong to; a saved model's folder has its own.",
+)
+@click.option("--classes", type=click.IntRange(min=1), help="Classes or keypoints of --architecture.")
+@click.option("--form", type=click.Choice(["release", "paper"]), help="Reading of its gated parts.")
+@click.option("--force", is_flag=True, help="Replace OUT where it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report for machines.")
+@click.version_option(package_name="gsto-train", message="%(prog)s %(version)s")
+def command(
+    source: Path,
+    target: Path,
+    architecture: str | None,
+    classes: int | None,
+    form: Literal["release", "paper"] | None,
+    force: bool,
+    as_json: bool,
+) -> int:
+    """Convert weights between a saved model's folder, a .safetensors file and a torch .pth or .pt file.
+
+    Every tensor arrives bit for bit; whatever else is left out, renamed or added is printed.
+    """
+    from gsto_spec import GstoError
+    from gsto_spec.locate import locate
+    from gsto_train.convert import ConversionError, convert
+    from gsto_train.errors import InputError
+    from gsto_train.interrupts import Interrupted, Interrupts
+
+    if architecture is None and (classes or form):
+        raise click.UsageError("--classes and --form change the network that --architecture names: give it")
+    try:
+        with Interrupts().installed():
+            graph = None if architecture is None else locate(architecture, classes=classes, form=form)
+            report = convert(source, target, graph=graph, force=force)
+    except (InputError, GstoError) as error:
+        return _fail(str(error), WRONG_INPUT)
+    except ConversionError as error:
+        return _fail(str(error), FAILED)
+    except OSError as error:
+        return _fail(f"{error.filename or target}: {error.strerror}; nothing was written", FAILED)
+    except Interrupted as interrupted:
+        return _fail("interrupted; nothing was written", interrupted.status)
+    click.echo(json.dumps(dataclasses.asdict(report), indent=1) if as_json else str(report))
+    return DONE
+
+
+def _fail(message: str, status: int) -> int:
+    """Say what is wrong in one line, and return the exit status."""
+    click.echo(f"gsto-convert: {' '.join(message.split())}", err=True)
+    return status

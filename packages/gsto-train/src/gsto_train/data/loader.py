@@ -1,0 +1,161 @@
+"""From step to batch: a pure map, computed ahead of time by a few threads.
+
+Sample number n of a run (n = step * batch + slot) is picture `permutation(seed, epoch)[n % count]` of
+epoch n // count; an epoch that does not divide by the batch continues into the next one. Its augmentation
+is drawn from (seed, epoch, index). So nothing depends on the number of threads, and a run resumes at any
+step without loader state.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gsto_train.data.augment import Augmentation, augment, normalize
+from gsto_train.data.samples import Dataset, Sample
+
+# The last word of every seed: never 0, because numpy pads a seed with zeros and [1, 2] is [1, 2, 0].
+_ORDER_STREAM = 1
+_AUGMENTATION_STREAM = 2
+
+_BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedBatch:
+    """Pictures ready for a network.
+
+    `image` is (N, 3, H, W) normalised float32, `label` (N, H, W) int64 with 255 for ignore, `names` the
+    samples' names, `step` the training step (or the batch's number), `epoch` that of the first sample.
+    """
+
+    image: NDArray[np.float32]
+    label: NDArray[np.int64]
+    names: tuple[str, ...]
+    step: int
+    epoch: int
+
+
+def sample_at(position: int, *, count: int, seed: int) -> tuple[int, int]:
+    """Return (epoch, index) of sample number `position` of a run over `count` pictures."""
+    epoch, place = divmod(position, count)
+    return epoch, int(_permutation(count, seed, epoch)[place])
+
+
+def training_batches(
+    dataset: Dataset,
+    augmentation: Augmentation,
+    *,
+    batch: int,
+    seed: int,
+    start_step: int,
+    total_steps: int,
+    threads: int,
+) -> Generator[LoadedBatch]:
+    """Yield the batches of steps start_step .. total_steps - 1, in order, loading two batches ahead.
+
+    What a sample raises reaches the consumer when its batch is due, with a note that tells which sample.
+    Closing the iterator ends the threads.
+    """
+
+    def load(position: int) -> _Loaded:
+        epoch, index = sample_at(position, count=len(dataset), seed=seed)
+        generator = np.random.default_rng([seed, epoch, index, _AUGMENTATION_STREAM])
+        with _noting(f"epoch {epoch}, sample {index}"):
+            sample = dataset[index]
+        with _noting(f"epoch {epoch}, sample {index}: {sample.name}"):
+            return _Loaded.of(augment(sample, augmentation, generator))
+
+    positions = range(start_step * batch, total_steps * batch)
+    with closing(_in_order(load, positions, threads=threads, ahead=_BATCHES_AHEAD * batch)) as loaded:
+        for step in range(start_step, total_steps):
+            group = [next(loaded) for _ in range(batch)]
+            yield _stack(group, step, step * batch // len(dataset))
+
+
+def evaluation_batches(dataset: Dataset, *, batch: int, threads: int) -> Generator[LoadedBatch]:
+    """Yield every whole picture once, in order; a batch holds up to `batch` neighbours of one size."""
+
+    def load(index: int) -> _Loaded:
+        with _noting(f"sample {index}"):
+            return _Loaded.of(dataset[index])
+
+    step, group = 0, list[_Loaded]()
+    positions = range(len(dataset))
+    with closing(_in_order(load, positions, threads=threads, ahead=_BATCHES_AHEAD * batch)) as loaded:
+        for sample in loaded:
+            if group and (len(group) == batch or sample.label.shape != group[0].label.shape):
+                yield _stack(group, step, 0)
+                step, group = step + 1, []
+            group.append(sample)
+    if group:
+        yield _stack(group, step, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    image: NDArray[np.float32]
+    label: NDArray[np.uint8]
+    name: str
+
+    @classmethod
+    def of(cls, sample: Sample) -> "_Loaded":
+        return cls(normalize(sample.image), sample.label, sample.name)
+
+
+def _stack(group: Sequence[_Loaded], step: int, epoch: int) -> LoadedBatch:
+    return LoadedBatch(
+        image=np.stack([sample.image for sample in group]),
+        label=np.stack([sample.label for sample in group]).astype(np.int64),
+        names=tuple(sample.name for sample in group),
+        step=step,
+        epoch=epoch,
+    )
+
+
+@lru_cache(maxsize=4)
+def _permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch, _ORDER_STREAM]).permutation(count)
+
+
+def _in_order(
+    load: Callable[[int], _Loaded], positions: range, *, threads: int, ahead: int
+) -> Generator[_Loaded]:
+    """Yield load(position) for every position in order, with at most `ahead` of them under way."""
+    with _one_thread_per_call(), ThreadPoolExecutor(threads, "gsto-loader") as pool:
+        pending = deque[Future[_Loaded]]()
+        try:
+            for position in positions:
+                pending.append(pool.submit(load, position))
+                if len(pending) == ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _one_thread_per_call() -> Iterator[None]:
+    """Keep cv2 from starting threads of its own inside each of ours."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
+@contextmanager
+def _noting(which: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"while loading {which}")
+        raise

@@ -1,0 +1,66 @@
+"""Reading one picture or one label from a file."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from gsto_train.data.samples import IGNORE_LABEL
+from gsto_train.errors import InputError
+
+_LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read a picture as (H, W, 3) RGB, turned upright as its EXIF orientation says; grey becomes RGB.
+
+    Of 16-bit grey the high byte is kept. Raises InputError where the file does not decode to its end.
+    """
+    picture = _decode(path)
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode.startswith("I"):
+        upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
+    return np.array(upright.convert("RGB"))
+
+
+def read_label(path: Path, *, classes: int, ignore_label: int | None) -> NDArray[np.uint8]:
+    """Read a one-channel picture of class indices (grey or palette, 8 or 16 bits) as (H, W) uint8.
+
+    `ignore_label` and 255 become 255. Raises InputError where the file does not decode, has several
+    channels, or holds another value.
+    """
+    picture = _decode(path)
+    if picture.mode not in _LABEL_MODES:
+        raise InputError(
+            f"{path}: expected a label of one channel (class indices), found mode {picture.mode} "
+            f"with {len(picture.getbands())} channels; save indices, not colours"
+        )
+    values = np.asarray(picture)
+    ignored = (values == IGNORE_LABEL) | (values == ignore_label)
+    wrong = ~ignored & ((values < 0) | (values >= classes))
+    if wrong.any():
+        raise InputError(f"{path}: {_first_wrong(values, wrong)}; expected {_allowed(classes, ignore_label)}")
+    return np.where(ignored, IGNORE_LABEL, values).astype(np.uint8)
+
+
+def _decode(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture
+    # Pillow's decoders raise nearly every type there is on broken files.
+    except Exception as error:
+        reason = str(error).replace(str(path), "the file").replace("\n", " ")
+        raise InputError(f"{path}: this picture does not decode ({reason}); replace or remove it") from error
+
+
+def _first_wrong(values: NDArray[np.generic], wrong: NDArray[np.bool]) -> str:
+    row, column = np.unravel_index(int(wrong.argmax()), wrong.shape)
+    value, pixels = values[row, column], int(wrong.sum())
+    return f"label value {value} out of range at row {row}, column {column} ({pixels} such pixels)"
+
+
+def _allowed(classes: int, ignore_label: int | None) -> str:
+    own = "" if ignore_label in (None, IGNORE_LABEL) else f"{ignore_label} or "
+    return f"0..{classes - 1}, or {own}{IGNORE_LABEL} for ignore; mend the label or the list of classes"

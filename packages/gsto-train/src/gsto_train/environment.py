@@ -1,0 +1,31 @@
+"""What a score may depend on beside the settings: versions, platform, devices, threads."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from gsto_spec.backend import Backend
+
+_PACKAGES = ("gsto-train", "gsto-spec", "numpy", "opencv-python-headless", "Pillow", "safetensors")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "XLA_FLAGS")
+
+
+def describe_environment(backend: Backend) -> dict[str, object]:
+    """Return the environment of this process, ready for JSON."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "thread_variables": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
+        "packages": {name: found for name in _PACKAGES if (found := package_version(name))},
+        "backend": {"name": backend.name, "versions": backend.versions(), "devices": list(backend.devices())},
+        "processes": backend.process_count,
+    }
+
+
+def package_version(name: str) -> str | None:
+    """Return the version of an installed package, None where it is run from its sources."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,27 @@
+"""Errors that a person can mend."""
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """Wrong input: one line naming the file or key, what was expected, what was found, and the mend.
+
+    Commands print the line and end with exit status 2.
+    """
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the valid name closest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(valid), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def nearest_path(path: Path) -> str:
+    """Return what `nearest` says of the last part of a missing path among what lies beside it."""
+    try:
+        return nearest(path.name, sorted(os.listdir(path.absolute().parent)))
+    except OSError:
+        return ""

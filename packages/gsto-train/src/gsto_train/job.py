@@ -1,0 +1,249 @@
+"""A job: all that a run needs, resolved and checked before its network is built."""
+
+import math
+import os
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from gsto_spec.backend import Backend, Training
+from gsto_spec.graph import Graph
+from gsto_spec.objective import SGD, Adam, CrossEntropy, Objective, Ohem, Poly, Steps
+from gsto_train import benchmarks, evaluation, resolve, runfolder, schema
+from gsto_train.benchmarks import Record
+from gsto_train.data.augment import Augmentation
+from gsto_train.data.samples import IGNORE_LABEL, Dataset
+from gsto_train.environment import describe_environment
+from gsto_train.errors import InputError
+from gsto_train.runfolder import RunFolder
+from gsto_train.settings import LossSettings, Settings, TrainSettings
+from gsto_train.settings import resolve as resolve_settings
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for; `overrides` are flat settings on top of the benchmark's."""
+
+    backend: str
+    benchmark: str | None = None
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    output: Path | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run, by names."""
+
+    benchmark: str
+    record: Record
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be run, as things."""
+
+    plan: Plan
+    backend: Backend
+    graph: Graph
+    training: Dataset
+    validation: Dataset
+    folder: RunFolder
+    resumed: bool
+
+    @property
+    def settings(self) -> Settings:
+        """The run's settings."""
+        return self.plan.settings
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run; an epoch that does not divide by the batch goes on into the next one."""
+        train = self.settings.train
+        return train.steps or math.ceil((train.epochs or 0) * len(self.training) / train.batch)
+
+    @property
+    def align_corners(self) -> bool:
+        """The network's bilinear convention."""
+        return evaluation.align_corners(self.graph)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How training crops are cut."""
+        data = self.settings.data
+        return Augmentation(data.crop, data.base_size, data.scales, data.flip, data.flip_pairs or ())
+
+    @property
+    def schedule(self) -> Poly | Steps:
+        """The learning rate by step."""
+        train = self.settings.train
+        if train.schedule == "poly":
+            return Poly(train.learning_rate, train.power)
+        return Steps(train.learning_rate, train.milestones, train.factor)
+
+    def training_terms(self) -> Training:
+        """Return the objective and the optimiser, as a backend takes them."""
+        objective = _objective(self.settings.loss, self.align_corners)
+        train = self.settings.train
+        return Training(objective, _optimizer(train), train.batch_norm_momentum)
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with this run."""
+        output = str(self.folder.path)
+        return shlex.join(["gsto-train", "--backend", self.backend.name, "--output", output, "--resume"])
+
+
+def prepare(request: Request) -> Job:
+    """Resolve and check everything a run needs, then make (or open) its folder.
+
+    Raises `InputError` or gsto_spec's error for the first thing that is wrong.
+    """
+    resolve.check_backend(request.backend)
+    path = request.output
+    if request.resume and path is None:
+        path = runfolder.default_folder(_name(request, _new_plan(request)), resume=True)
+    plan = _recorded_plan(path, request) if request.resume and path else _new_plan(request)
+    training, validation = resolve.load_datasets(plan.settings.data)
+    _check_against_classes(plan.settings, training.classes)
+    graph = resolve.load_graph(plan.settings.architecture, len(training.classes))
+    _check_graph(graph, plan.settings)
+    backend = resolve.load_backend(request.backend)
+    resolve.check_choices(backend, plan.settings.train.precision, plan.settings.train.device)
+    path = path or runfolder.default_folder(_name(request, plan), resume=False)
+    folder = RunFolder.open(path) if request.resume else RunFolder.create(path)
+    job = Job(plan, backend, graph, training, validation, folder, request.resume)
+    try:
+        _describe(job)
+    except OSError:
+        if (
+            not request.resume
+        ):  # Nothing else is in it, and what is in it would stand in the way of a new try.
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+    return job
+
+
+def _name(request: Request, plan: Plan) -> str:
+    architecture = resolve.architecture_title(plan.settings.architecture.name)
+    return f"{plan.benchmark}-{architecture}-{request.backend}"
+
+
+def _new_plan(request: Request) -> Plan:
+    benchmark = benchmarks.load(request.benchmark or benchmarks.DEFAULT)
+    settings = resolve_settings(_absolute(benchmark.values), _absolute(request.overrides))
+    return Plan(benchmark.name, benchmark.record, settings)
+
+
+def _recorded_plan(path: Path, request: Request) -> Plan:
+    """Return the plan in a run's folder; what the request says again must be the same."""
+    config = RunFolder.open(path).read(runfolder.CONFIG)
+    try:
+        values = schema.flatten(_section(config, "settings"))
+        plan = Plan(
+            str(config["benchmark"]),
+            schema.read(Record, _section(config, "record")),
+            resolve_settings(values),
+        )
+    except (InputError, KeyError) as error:
+        raise InputError(
+            f"{path / runfolder.CONFIG}: not a configuration that this version reads: {error}"
+        ) from None
+    named = Path(request.benchmark).stem if request.benchmark else plan.benchmark
+    if named != plan.benchmark:
+        raise InputError(
+            f"--benchmark {named}: the run in {path} is one of {plan.benchmark}; leave it out, or start a "
+            "new run with another --output"
+        )
+    settings = resolve_settings(values, _absolute(request.overrides))
+    _check_same(path, plan.settings, settings, request.overrides)
+    return Plan(plan.benchmark, plan.record, settings)
+
+
+def _check_same(path: Path, before: Settings, now: Settings, asked: Mapping[str, object]) -> None:
+    """Raise `InputError` for the first setting, those asked for first, that differs and must not."""
+    old, new = schema.values_in_use(before), schema.values_in_use(now)
+    for key in dict.fromkeys((*asked, *old, *new)):
+        if old.get(key) != new.get(key) and not schema.is_free(Settings, key):
+            raise InputError(
+                f"setting {key!r} is {new.get(key)}, but the run in {path} was started with {old.get(key)}; "
+                "leave it out, or start a new run with another --output"
+            )
+
+
+def _section(config: Mapping[str, object], name: str) -> Mapping[str, object]:
+    section = config[name]
+    if not isinstance(section, Mapping):
+        raise InputError(f"{name!r} is no object")
+    return section
+
+
+def _absolute(values: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings with paths that hold from any folder, since a run may be resumed from another."""
+    absolute = dict(values)
+    folder, name = values.get("data.folder"), values.get("architecture.name")
+    if isinstance(folder, str) and folder != "none":
+        absolute["data.folder"] = os.path.abspath(folder)
+    if isinstance(name, str) and name.endswith(".json"):
+        absolute["architecture.name"] = os.path.abspath(name)
+    return absolute
+
+
+def _check_against_classes(settings: Settings, classes: tuple[str, ...]) -> None:
+    weights = settings.loss.class_weights
+    if weights is not None and len(weights) != len(classes):
+        raise InputError(
+            f"setting 'loss.class_weights': expected {len(classes)} numbers, one per class, "
+            f"found {len(weights)}"
+        )
+    for pair in settings.data.flip_pairs or ():
+        if max(pair) >= len(classes):
+            raise InputError(
+                f"setting 'data.flip_pairs': expected class numbers of at most {len(classes) - 1}, "
+                f"found {list(pair)}"
+            )
+
+
+def _check_graph(graph: Graph, settings: Settings) -> None:
+    graph.check((settings.train.batch, 3, *settings.data.crop))
+    evaluation.align_corners(graph)
+    weighed = asdict(settings.loss.stage_weights)
+    unknown = [name for name in graph.outputs if name not in weighed]
+    if unknown:
+        raise InputError(
+            f"architecture {settings.architecture.name!r}: output {unknown[0]!r} has no loss weight; name "
+            f"its outputs among {', '.join(weighed)}"
+        )
+
+
+def _objective(loss: LossSettings, align_corners: bool) -> Objective:
+    ohem = Ohem(loss.ohem_threshold, loss.ohem_kept_per_image) if loss.ohem else None
+    cross_entropy = CrossEntropy(IGNORE_LABEL, loss.class_weights, ohem)
+    return Objective(cross_entropy, asdict(loss.stage_weights), align_corners)
+
+
+def _optimizer(train: TrainSettings) -> SGD | Adam:
+    if train.optimizer == "sgd":
+        return SGD(train.momentum, train.weight_decay)
+    return Adam(train.beta1, train.beta2, train.epsilon, train.weight_decay)
+
+
+def _describe(job: Job) -> None:
+    """Write what the run is into its folder; a resumed run keeps the environments it went through."""
+    config = {
+        "benchmark": job.plan.benchmark,
+        "backend": job.backend.name,
+        "record": asdict(job.plan.record),
+        "settings": schema.nest(schema.values_in_use(job.settings)),
+    }
+    environment = describe_environment(job.backend)
+    if job.resumed and (job.folder.path / runfolder.ENVIRONMENT).exists():
+        before = job.folder.read(runfolder.ENVIRONMENT)
+        earlier = before.pop("earlier", [])
+        environment["earlier"] = [*(earlier if isinstance(earlier, list) else []), before]
+    job.folder.write(runfolder.CONFIG, config)
+    job.folder.write(runfolder.ENVIRONMENT, environment)
+    (job.folder.path / runfolder.GRAPH).write_text(job.graph.to_json(indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,42 @@
+"""What `gsto-train --list` shows: names that its options take, and every setting."""
+
+import json
+
+import click
+
+import gsto_spec
+from gsto_spec.backend import backends
+from gsto_train import benchmarks
+from gsto_train.schema import describe
+from gsto_train.settings import Settings
+
+
+def show(*, as_json: bool) -> None:
+    """Print benchmarks with what they record, architectures, installed backends and settings."""
+    listed = _listed()
+    if as_json:
+        click.echo(json.dumps(listed, indent=1, ensure_ascii=False))
+        return
+    for title, entries in listed.items():
+        click.echo(f"{title}:")
+        for name, text in entries.items():
+            click.echo(f"  {name}  {text}".rstrip())
+
+
+def _listed() -> dict[str, dict[str, str]]:
+    return {
+        "benchmarks": {name: _recorded(name) for name in benchmarks.names()},
+        "architectures": dict.fromkeys(gsto_spec.architectures(), ""),
+        "backends": dict.fromkeys(backends(), ""),
+        "settings (--set KEY=VALUE)": {
+            key: expected if default is ... else f"{expected}; default {json.dumps(default)}"
+            for key, (expected, default) in describe(Settings).items()
+        },
+    }
+
+
+def _recorded(name: str) -> str:
+    record = benchmarks.load(name).record
+    score = "no score recorded" if record.mean_iou is None else f"mean IoU {record.mean_iou:.3f}"
+    conditions = f" ({record.conditions})" if record.conditions else ""
+    return f"{score}{conditions}; {record.source}; {record.command}"

@@ -1,0 +1,170 @@
+"""What a run says while it goes and at its end: on standard error, the table on standard output."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+Scores = Mapping[str, Any]
+"""A result's metrics: mean_iou, pixel_accuracy, mean_accuracy and iou by class; None where undefined."""
+
+
+class Report:
+    """Writes for a person: a progress bar on a terminal, plain lines elsewhere; with `json` no table."""
+
+    def __init__(self, *, json: bool = False) -> None:
+        self._log = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._out = self._log if json else Console(file=sys.stdout, highlight=False)
+
+    def note(self, text: str) -> None:
+        """Say one line."""
+        self._log.print(Text(text))
+
+    def say(self, text: str) -> None:
+        """Say one line where the table goes."""
+        self._out.print(Text(text), soft_wrap=True)
+
+    @contextmanager
+    def training(self, start: int, total: int) -> Iterator["StepReport"]:
+        """Show the progress of steps `start` .. `total`."""
+        with (
+            _StepBar(self._log, start, total)
+            if self._log.is_terminal
+            else _StepLines(self, start, total) as steps
+        ):
+            yield steps
+
+    @contextmanager
+    def counting(self, what: str, total: int) -> Iterator["CountReport"]:
+        """Show the progress of something that takes a while, by its count."""
+        with _CountBar(self._log, what, total) if self._log.is_terminal else _CountLines(self, what) as count:
+            yield count
+
+    def scores(self, title: str, columns: Mapping[str, Scores]) -> None:
+        """Print the IoU of every class and the three pooled scores, a column for each of `columns`."""
+        self.say(title)
+        table = Table()
+        table.add_column("IoU by class")
+        for name in columns:
+            table.add_column(Text(name), justify="right")
+        for label in next(iter(columns.values()))["iou"]:
+            table.add_row(Text(label), *(_fraction(scores["iou"][label]) for scores in columns.values()))
+        table.add_section()
+        for key in ("mean_iou", "pixel_accuracy", "mean_accuracy"):
+            label = key.replace("_", " ").replace("iou", "IoU")
+            table.add_row(label, *(_fraction(scores[key]) for scores in columns.values()))
+        self._out.print(table)
+
+
+class StepReport:
+    """Hears of every step, and of the record of a logged one."""
+
+    def __enter__(self) -> "StepReport":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def stepped(self, step: int) -> None:
+        """Hear that `step` steps are done."""
+
+    def logged(self, record: Mapping[str, Any]) -> None:
+        """Hear of a line of metrics.jsonl."""
+
+
+class CountReport:
+    """Hears of how many more are done."""
+
+    def __enter__(self) -> "CountReport":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def advance(self, count: int) -> None:
+        """Hear that `count` more are done."""
+
+
+class _StepBar(StepReport):
+    def __init__(self, console: Console, start: int, total: int) -> None:
+        self._bar = Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]}  learning rate {task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+        )
+        self._task = self._bar.add_task("train", total=total, completed=start, loss="-", rate="-")
+
+    def __enter__(self) -> "StepReport":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def stepped(self, step: int) -> None:
+        self._bar.update(self._task, completed=step)
+
+    def logged(self, record: Mapping[str, Any]) -> None:
+        self._bar.update(self._task, loss=f"{record['loss']:.4f}", rate=f"{record['learning_rate']:.5f}")
+
+
+class _StepLines(StepReport):
+    def __init__(self, report: Report, start: int, total: int) -> None:
+        self._report, self._start, self._total = report, start, total
+        self._began = time.monotonic()
+
+    def logged(self, record: Mapping[str, Any]) -> None:
+        step = record["step"]
+        per_step = (time.monotonic() - self._began) / (step - self._start)
+        self._report.note(
+            f"step {step}/{self._total}  epoch {record['epoch']}  loss {record['loss']:.4f}  "
+            f"learning rate {record['learning_rate']:.5f}  {duration(per_step * (self._total - step))} left"
+        )
+
+
+class _CountBar(CountReport):
+    def __init__(self, console: Console, what: str, total: int) -> None:
+        columns = (
+            TextColumn("{task.description} {task.completed}/{task.total}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=console, transient=True)
+        self._task = self._bar.add_task(what, total=total)
+
+    def __enter__(self) -> "CountReport":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, count: int) -> None:
+        self._bar.advance(self._task, count)
+
+
+class _CountLines(CountReport):
+    def __init__(self, report: Report, what: str) -> None:
+        report.note(what)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as "1 h 05 min", "3 min 20 s" or "12 s"."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {whole % 60:02d} s" if minutes else f"{whole} s"
+
+
+def _fraction(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,301 @@
+"""Strict settings: frozen dataclasses filled from tables; every key is known, typed, in range and in use.
+
+Tables nest as TOML does; here they are flat, `{"train.batch": 8}`, so that a benchmark file, `--set` and a
+run folder are one kind of thing.
+"""
+
+import contextlib
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+from gsto_train.errors import InputError, nearest
+
+T = TypeVar("T")
+
+Values = Mapping[str, object]
+"""Dotted key -> value, as TOML or JSON gives it."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a setting's values must meet; bounds hold for each number in a list.
+
+    `only` = (key, value): the setting is in use only where its neighbour `key` has that value. `instead_of`
+    names a neighbour that an override of this setting removes. `free` settings may change when a run resumes.
+    """
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    only: tuple[str, object] | None = None
+    instead_of: str | None = None
+    free: bool = False
+
+
+def setting(
+    default: Any = MISSING,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    only: tuple[str, object] | None = None,
+    instead_of: str | None = None,
+    free: bool = False,
+) -> Any:
+    """Declare a dataclass field that is a setting, with its `Rule`."""
+    rule = Rule(at_least, above, at_most, only, instead_of, free)
+    return field(default=default, metadata={"rule": rule})
+
+
+@dataclass(frozen=True)
+class _Declared:
+    type: Any
+    default: object
+    rule: Rule
+
+
+def read(kind: type[T], base: Values, overrides: Values | None = None) -> T:
+    """Return a `kind` filled from `base`, with `overrides` on top.
+
+    Raises `InputError` for an unknown key (with the nearest one), a wrong type, a value out of range, a
+    missing key, and a key that has no effect beside the others.
+    """
+    overrides = overrides or {}
+    declared = _declared(kind)
+    for key in (*base, *overrides):
+        _check_known(key, declared)
+    values = {**_without_replaced(base, overrides, declared), **overrides}
+    checked = {
+        key: _convert(declared[key].type, declared[key].rule, value, key) for key, value in values.items()
+    }
+    for key in checked:
+        _check_in_use(key, checked, overrides, declared)
+    return _build(kind, checked, "")
+
+
+def flatten(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Return nested tables as one flat one with dotted keys."""
+    flat: dict[str, object] = {}
+    for key, value in table.items():
+        flat.update(
+            flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        )
+    return flat
+
+
+def nest(flat: Values) -> dict[str, object]:
+    """Return a flat table as nested ones: the inverse of `flatten`."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, leaf = key.split(".")
+        table = nested
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[leaf] = value
+    return nested
+
+
+def values_in_use(settings: object) -> dict[str, object]:
+    """Return the flat values of a settings dataclass, without those that have no effect beside the others."""
+    values = dict(_walk(settings, ""))
+    declared = _declared(type(settings))
+    return {key: value for key, value in values.items() if _in_use(key, values, declared)}
+
+
+def is_free(kind: type, key: str) -> bool:
+    """Return whether a setting may change when a run resumes."""
+    return _declared(kind)[key].rule.free
+
+
+def describe(kind: type) -> dict[str, tuple[str, object]]:
+    """Return what each setting expects, in words, and its default; `...` where it has none."""
+    declared = _declared(kind)
+    return {
+        key: (_describe(each.type, each.rule), ... if each.default is MISSING else each.default)
+        for key, each in declared.items()
+    }
+
+
+def assignment(text: str) -> tuple[str, object]:
+    """Return key and value of `key=value`; the value is TOML or a number where it parses, else text."""
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise InputError(f"--set {text!r}: expected key=value, as in train.batch=8")
+    return key.strip(), _parsed(value.strip())
+
+
+def _parsed(text: str) -> object:
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        with contextlib.suppress(ValueError):  # TOML knows neither .5 nor 5.
+            return float(text)
+        return text
+    return table["value"] if len(table) == 1 else text
+
+
+def _declared(kind: type, prefix: str = "") -> dict[str, _Declared]:
+    hints = typing.get_type_hints(kind)
+    declared: dict[str, _Declared] = {}
+    for each in fields(kind):
+        if is_dataclass(hints[each.name]):
+            declared.update(_declared(hints[each.name], f"{prefix}{each.name}."))
+        else:
+            rule = each.metadata.get("rule", Rule())
+            declared[prefix + each.name] = _Declared(hints[each.name], each.default, rule)
+    return declared
+
+
+def _check_known(key: str, declared: Mapping[str, _Declared]) -> None:
+    if key in declared:
+        return
+    if any(name.startswith(f"{key}.") for name in declared):
+        raise InputError(f"setting {key!r} is a section: give one of its keys, {key}.KEY")
+    leaf = next((name for name in declared if name.rpartition(".")[2] == key.rpartition(".")[2]), None)
+    hint = f" (did you mean {leaf!r}?)" if leaf else nearest(key, declared)
+    raise InputError(f"unknown setting {key!r}{hint}")
+
+
+def _neighbour(key: str, name: str) -> str:
+    return f"{key.rpartition('.')[0]}.{name}".lstrip(".")
+
+
+def _without_replaced(base: Values, overrides: Values, declared: Mapping[str, _Declared]) -> Values:
+    replaced = {_neighbour(key, name) for key in overrides if (name := declared[key].rule.instead_of)}
+    return {key: value for key, value in base.items() if key not in replaced}
+
+
+def _in_use(key: str, values: Values, declared: Mapping[str, _Declared]) -> bool:
+    only = declared[key].rule.only
+    if only is None:
+        return True
+    other = _neighbour(key, only[0])
+    return values.get(other, declared[other].default) == only[1]
+
+
+def _check_in_use(key: str, values: Values, overrides: Values, declared: Mapping[str, _Declared]) -> None:
+    """Complain of a useless key, but not where the base gave it and an override took its use away."""
+    only = declared[key].rule.only
+    if only is None or _in_use(key, values, declared):
+        return
+    other = _neighbour(key, only[0])
+    if key in overrides or other not in overrides:
+        found = values.get(other, declared[other].default)
+        raise InputError(
+            f"setting {key!r} has no effect: it belongs to {other} = {_show(only[1])}, found {_show(found)}; "
+            f"remove it or change {other}"
+        )
+
+
+def _build(kind: type[T], values: Values, prefix: str) -> T:
+    hints = typing.get_type_hints(kind)
+    arguments: dict[str, object] = {}
+    for each in fields(kind):  # type: ignore[arg-type]
+        key = prefix + each.name
+        if is_dataclass(hints[each.name]):
+            arguments[each.name] = _build(hints[each.name], values, f"{key}.")
+        elif key in values:
+            arguments[each.name] = values[key]
+        elif each.default is MISSING:
+            raise InputError(f"setting {key!r} is missing: expected {_describe(hints[each.name], Rule())}")
+    return kind(**arguments)
+
+
+def _walk(settings: object, prefix: str) -> Iterator[tuple[str, object]]:
+    for each in fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, each.name)
+        if is_dataclass(value):
+            yield from _walk(value, f"{prefix}{each.name}.")
+        else:
+            yield prefix + each.name, value
+
+
+def _convert(expected: Any, rule: Rule, value: object, key: str) -> object:
+    """Return the value in the declared type, or raise `InputError` with key, expected and found."""
+    try:
+        return _converted(expected, rule, value)
+    except _Mismatch:
+        found = f"{_show(value)}{_nearest_choice(expected, value)}"
+        raise InputError(f"setting {key!r}: expected {_describe(expected, rule)}, found {found}") from None
+
+
+class _Mismatch(Exception):
+    pass
+
+
+def _converted(expected: Any, rule: Rule, value: object) -> object:
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (types.UnionType, typing.Union):
+        inner = next(each for each in arguments if each is not types.NoneType)
+        return None if value is None or value == "none" else _converted(inner, rule, value)
+    if origin is tuple:
+        return _converted_list(arguments, rule, value)
+    if origin is typing.Literal:
+        return _require(value in arguments, value)
+    if expected in (int, float):
+        return _converted_number(expected, rule, value)
+    return _require(isinstance(value, expected), value)
+
+
+def _require(holds: bool, value: object) -> object:
+    if not holds:
+        raise _Mismatch
+    return value
+
+
+def _converted_list(arguments: tuple[Any, ...], rule: Rule, value: object) -> tuple[object, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise _Mismatch
+    kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+    if len(kinds) != len(value):
+        raise _Mismatch
+    return tuple(_converted(kind, rule, item) for kind, item in zip(kinds, value, strict=True))
+
+
+def _converted_number(expected: type[int] | type[float], rule: Rule, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | expected) or not math.isfinite(value):
+        raise _Mismatch
+    if (
+        (rule.at_least is not None and value < rule.at_least)
+        or (rule.above is not None and value <= rule.above)
+        or (rule.at_most is not None and value > rule.at_most)
+    ):
+        raise _Mismatch
+    return expected(value)
+
+
+def _nearest_choice(expected: Any, value: object) -> str:
+    choices = [c for each in (expected, *typing.get_args(expected)) for c in typing.get_args(each)]
+    return nearest(str(value), [choice for choice in choices if isinstance(choice, str)])
+
+
+def _describe(expected: Any, rule: Rule, many: bool = False) -> str:
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (types.UnionType, typing.Union):
+        inner = next(each for each in arguments if each is not types.NoneType)
+        return f"{_describe(inner, rule, many)} or none"
+    if origin is tuple:
+        count = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
+        return f"{'lists' if many else 'a list'} of {count}{_describe(arguments[0], rule, True)}"
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    nouns = {int: "whole number", float: "number"}
+    if expected in nouns:
+        return f"{nouns[expected] + 's' if many else 'a ' + nouns[expected]}{_bounds(rule)}"
+    return "true or false" if expected is bool else "texts" if many else "a text"
+
+
+def _bounds(rule: Rule) -> str:
+    bounds = (("at least", rule.at_least), ("above", rule.above), ("at most", rule.at_most))
+    told = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+    return f", {told}" if told else ""
+
+
+def _show(value: object) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)

@@ -1,0 +1,138 @@
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gsto_train.cli import main
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def plugin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that, on the import path, installs the backend `linear` as a package would."""
+    folder = tmp_path_factory.mktemp("plugin")
+    (folder / "linear_backend.py").write_text((HERE / "linear_backend.py").read_text())
+    information = folder / "linear_backend-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: linear-backend\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[gsto.backends]\nlinear = linear_backend:LinearBackend\n")
+    return folder
+
+
+@pytest.fixture
+def linear(plugin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The module of the backend `linear`, installed and fresh."""
+    monkeypatch.syspath_prepend(plugin_folder)
+    monkeypatch.delitem(sys.modules, "linear_backend", raising=False)
+    import linear_backend
+
+    yield linear_backend
+    sys.modules.pop("linear_backend", None)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of six small pictures whose three classes are told apart by colour, with lists and names."""
+    return write_pictures(tmp_path / "pictures")
+
+
+def write_pictures(folder: Path, count: int = 6) -> Path:
+    generator = np.random.default_rng(0)
+    colours = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]], np.uint8)
+    folder.mkdir()
+    for index in range(count):
+        label = generator.integers(0, 3, (6, 8), np.uint8).repeat(4, 0).repeat(4, 1)
+        noise = generator.integers(0, 30, (24, 32, 3), np.uint8)
+        label[0, :4] = 0
+        Image.fromarray(colours[label] + noise).save(folder / f"{index}.png")
+        label[0, :4] = 9
+        Image.fromarray(label).save(folder / f"{index}_label.png")
+    lines = [f"{index}.png {index}_label.png\n" for index in range(count)]
+    (folder / "train.txt").write_text("".join(lines[: count - 2]))
+    (folder / "val.txt").write_text("".join(lines[count - 2 :]))
+    (folder / "classes.json").write_text(json.dumps({"classes": ["red", "green", "blue"], "ignore_index": 9}))
+    return folder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    status: int
+    out: str
+    error: str
+
+    @property
+    def failure(self) -> str:
+        """The one line that says what was wrong."""
+        lines = [line for line in self.error.splitlines() if line.startswith("gsto-train: ")]
+        assert len(lines) == 1, self.error
+        assert "Traceback" not in self.error
+        assert self.error.splitlines()[-1] == lines[0]
+        return lines[0]
+
+
+RECIPE = (
+    "train.steps=20",
+    "train.batch=4",
+    "train.learning_rate=0.02",
+    "train.optimizer=sgd",
+    "train.schedule=poly",
+    "train.log_every=5",
+    "data.crop=[16,16]",
+)
+"""What tests of the program rest on, whatever the benchmarks' own recipes are."""
+
+
+@dataclass
+class Command:
+    """Runs `gsto-train` on the small pictures with the linear backend."""
+
+    pictures: Path
+    capture: pytest.CaptureFixture[str]
+    backend: str = "linear"
+    base: tuple[str, ...] = RECIPE
+
+    def __call__(self, *arguments: str, settings: tuple[str, ...] = (), new: bool = True) -> Outcome:
+        """Start a run (`new`), or do only what the arguments say."""
+        given = [*self._defaults(settings), *arguments] if new else list(arguments)
+        self.capture.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["--backend", self.backend, *given])
+        captured = self.capture.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Outcome(ended.value.code, captured.out, captured.err)
+
+    def _defaults(self, settings: tuple[str, ...]) -> list[str]:
+        assignments = [part for each in (*self.base, *settings) for part in ("--set", each)]
+        architecture = ["--architecture", "linear_backend:graph"]
+        return ["--benchmark", "folder", "--data", str(self.pictures), *architecture, *assignments]
+
+
+@pytest.fixture
+def command(
+    linear: ModuleType,
+    pictures: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Command:
+    monkeypatch.chdir(tmp_path)
+    return Command(pictures, capfd)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(name="read_lines")
+def _read_lines() -> Callable[[Path], list[dict[str, Any]]]:
+    return read_lines

@@ -1,0 +1,172 @@
+"""A whole backend in numpy, for tests: a linear classifier of pixels, trained by real gradient descent.
+
+`graph` is its architecture, one 1x1 convolution of stride 2. `events.before_step` is called with the number
+of every step of a trainer, and `events.reads` counts how often somebody waited for a loss.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsto_spec import Graph, GraphBuilder, WeightsError
+from gsto_spec.backend import Training
+from gsto_spec.objective import Array, optimizer_step
+
+STRIDE = 2
+
+
+def graph(classes: int) -> Graph:
+    """Return the architecture for so many classes."""
+    build = GraphBuilder()
+    head = build.conv2d("head", build.input(), classes, stride=STRIDE, bias=True)
+    return build.graph({"stage4": head})
+
+
+def two_outputs(classes: int) -> Graph:
+    """Return an architecture with a supervised stage beside the result."""
+    build = GraphBuilder()
+    image = build.input()
+    head = build.conv2d("head", image, classes, stride=STRIDE, bias=True)
+    return build.graph({"stage4": head, "stage3": build.conv2d("aside", image, classes, stride=4, bias=True)})
+
+
+def with_corners(classes: int) -> Graph:
+    """Return `graph` behind a resize with align_corners that changes nothing."""
+    build = GraphBuilder()
+    image = build.input()
+    image = build.resize(image, like=image, align_corners=True)
+    return build.graph({"stage4": build.conv2d("head", image, classes, stride=STRIDE, bias=True)})
+
+
+@dataclass
+class Events:
+    """What tests look at and reach into."""
+
+    before_step: Callable[[int], None] = lambda step: None
+    reads: int = 0
+    training: Training | None = None
+    rates: list[float] = field(default_factory=list)
+
+
+events = Events()
+
+
+class _Loss:
+    def __init__(self, value: float) -> None:
+        self._value = value
+
+    def __float__(self) -> float:
+        events.reads += 1
+        return self._value
+
+
+class LinearTrainer:
+    """A trainer of `graph` and `two_outputs`."""
+
+    def __init__(self, graph: Graph, weights: Mapping[str, Array], training: Training) -> None:
+        self._training = training
+        self._weights = _single(weights)
+        self._slots: dict[str, Array] = {}
+        self._names = {
+            output: (graph.by_name[node].name, _stride(graph, node)) for output, node in graph.outputs.items()
+        }
+        self._steps = 0
+
+    def step(self, batch: Mapping[str, Array], learning_rate: float) -> Mapping[str, _Loss]:
+        """One step of gradient descent on the pixels under the strides."""
+        self._steps += 1
+        events.before_step(self._steps)
+        events.rates.append(learning_rate)
+        with np.errstate(all="ignore"):
+            losses, gradients = self._losses(batch)
+            updated = optimizer_step(
+                self._training.optimizer, self._weights, gradients, self._slots, learning_rate
+            )
+            self._weights, self._slots = map(_single, updated)
+        return {name: _Loss(value) for name, value in losses.items()}
+
+    def _losses(self, batch: Mapping[str, Array]) -> tuple[dict[str, float], dict[str, Array]]:
+        losses: dict[str, float] = {}
+        gradients: dict[str, Array] = {}
+        for output, (name, stride) in self._names.items():
+            loss, weight, bias = self._loss(batch, name, stride)
+            losses[f"loss_{output}"] = loss
+            factor = self._training.objective.stage_weights[output]
+            gradients |= {f"{name}.weight": factor * weight[:, :, None, None], f"{name}.bias": factor * bias}
+        stage_weights = self._training.objective.stage_weights
+        total = sum(stage_weights[output] * losses[f"loss_{output}"] for output in self._names)
+        return {"loss": total, **losses}, gradients
+
+    def _loss(self, batch: Mapping[str, Array], name: str, stride: int) -> tuple[float, Array, Array]:
+        pixels = (
+            batch["image"][:, :, ::stride, ::stride].transpose(0, 2, 3, 1).reshape(-1, 3).astype(np.float64)
+        )
+        truth = batch["label"][:, ::stride, ::stride].reshape(-1)
+        pixels, truth = pixels[truth != 255], truth[truth != 255]
+        logits = pixels @ self._weights[f"{name}.weight"][:, :, 0, 0].T + self._weights[f"{name}.bias"]
+        probability = np.exp(logits - logits.max(1, keepdims=True))
+        probability /= probability.sum(1, keepdims=True)
+        count = max(len(truth), 1)
+        loss = -np.log(probability[np.arange(len(truth)), truth]).sum() / count
+        probability[np.arange(len(truth)), truth] -= 1
+        return float(loss), probability.T @ pixels / count, probability.sum(0) / count
+
+    def predict(self, images: Array) -> dict[str, Array]:
+        """Logits at the stride."""
+        return {output: self._logits(images, name, stride) for output, (name, stride) in self._names.items()}
+
+    def _logits(self, images: Array, name: str, stride: int) -> Array:
+        weight, bias = self._weights[f"{name}.weight"][:, :, 0, 0], self._weights[f"{name}.bias"]
+        logits = np.einsum("kc,nchw->nkhw", weight, images[:, :, ::stride, ::stride])
+        return np.asarray(logits + bias[:, None, None], np.float32)
+
+    def state(self) -> dict[str, Array]:
+        """Weights and optimiser slots."""
+        slots = {f"optimizer/{name}": slot for name, slot in self._slots.items()}
+        return {**self._weights, **slots}
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        """Go on from a state."""
+        if set(self._weights) - set(state):
+            raise WeightsError("weights are missing")
+        self._weights = {name: state[name] for name in self._weights}
+        self._slots = {
+            name.removeprefix("optimizer/"): state[name] for name in set(state) - set(self._weights)
+        }
+
+
+def _single(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+
+
+def _stride(graph: Graph, node: str) -> int:
+    stride: int = graph.by_name[node].op.stride[0]  # type: ignore[union-attr]
+    return stride
+
+
+class LinearBackend:
+    """The backend "linear"."""
+
+    name = "linear"
+    precisions = ("float32", "float64")
+    process_index = 0
+    process_count = int(os.environ.get("LINEAR_PROCESSES", "1"))
+
+    def devices(self) -> tuple[str, ...]:
+        return ("cpu",)
+
+    def versions(self) -> dict[str, str]:
+        return {"linear": "1.0"}
+
+    def sum_over_processes(self, array: NDArray[Any]) -> NDArray[Any]:
+        return array
+
+    def trainer(
+        self, graph: Graph, weights: Mapping[str, Array], training: Training, *, device: str, precision: str
+    ) -> LinearTrainer:
+        events.training = training
+        return LinearTrainer(graph, weights, training)
