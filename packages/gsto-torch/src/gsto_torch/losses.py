@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import assert_never
 
 import torch
@@ -52,7 +53,14 @@ def cross_entropy(loss: CrossEntropy, logits: Tensor, label: Tensor) -> Tensor:
 def _pixel_weights(loss: CrossEntropy, logits: Tensor, label: Tensor, valid: Tensor) -> Tensor:
     if loss.class_weights is None:
         return valid.to(logits.dtype)
-    return logits.new_tensor(loss.class_weights)[torch.where(valid, label, 0)] * valid
+    table = _constant(tuple(loss.class_weights), logits.dtype, logits.device)
+    return table[torch.where(valid, label, 0)] * valid
+
+
+@cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Moved to the device once: to move it at every step would wait for the device."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _hard_pixels(ohem: Ohem, losses: Tensor, valid: Tensor) -> Tensor:
@@ -68,7 +76,7 @@ def heatmap_loss(loss: Heatmap, output: Tensor, target: Tensor, visibility: Tens
     """Outputs and targets N x K x h x w, visibilities N x K."""
     weight = visibility.to(output.dtype)
     if loss.joint_weights is not None:
-        weight = weight * output.new_tensor(loss.joint_weights)
+        weight = weight * _constant(tuple(loss.joint_weights), output.dtype, output.device)
     weight = weight[:, :, None, None]
     squares = torch.square(weight * output - weight * target.to(output.dtype))
     return 0.5 * squares.mean(dim=(0, 2, 3)).mean()

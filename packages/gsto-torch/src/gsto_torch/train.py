@@ -42,7 +42,7 @@ class TorchPredictor:
         return {name: output.cpu().numpy() for name, output in outputs.items()}
 
     def _images(self, images: NDArray[Any]) -> Tensor:
-        moved = _tensor(images).to(self.device, self.dtype)
+        moved = _moved(images, self.device).to(self.dtype)
         return moved.contiguous(memory_format=torch.channels_last)
 
 
@@ -67,7 +67,7 @@ class TorchTrainer(TorchPredictor):
         """Forward pass, gradient and update; the losses are those before the update, still on the device."""
         self.model.train()
         targets = {
-            name: _tensor(array).to(self.device)
+            name: _moved(array, self.device)
             for name, array in batch.items() if name != "image"
         }  # fmt: skip
         losses = objective_losses(self.training.objective, self.model(self._images(batch["image"])), targets)
@@ -130,9 +130,11 @@ class TorchTrainer(TorchPredictor):
         return state
 
 
-def _tensor(array: NDArray[Any]) -> Tensor:
+def _moved(array: NDArray[Any], device: torch.device) -> Tensor:
     # torch takes neither negative strides nor, without a warning, arrays that are read-only.
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    # Only from pinned memory does a copy not wait for the device.
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _slot_kinds(optimizer: SGD | Adam) -> tuple[str, ...]:
