@@ -45,6 +45,17 @@ def test_cross_entropy_by_hand() -> None:
     assert found == pytest.approx((-log(0.75) - log(0.25) - log(0.5)) / 3, rel=1e-14)
 
 
+@pytest.mark.parametrize("wrong", [2, -1, 254])
+def test_a_label_out_of_range_is_refused(wrong: int) -> None:
+    with pytest.raises(GstoError, match=r"label: expected 0 to 1 or 255 \(ignored\), found"):
+        loss_of(CrossEntropy(), two_classes(0.75, 0.5, 0.5), label=labels(1, wrong, 255))
+
+
+def test_class_weights_of_another_number_are_refused() -> None:
+    with pytest.raises(GstoError, match="class_weights: expected 2 numbers, found 3"):
+        loss_of(CrossEntropy(class_weights=(1, 1, 1)), two_classes(0.75), label=labels(1))
+
+
 def test_ignored_pixels_have_no_part() -> None:
     output = two_classes(0.75, 0.1, 0.5)
     assert loss_of(CrossEntropy(), output, label=labels(1, 255, 1)) == pytest.approx(

@@ -117,6 +117,12 @@ def test_steps_fall_where_a_milestone_is_reached() -> None:
     assert_allclose(rates, [1e-3] * 4 + [1e-4] * 2 + [1e-5] * 2, rtol=1e-14)
 
 
+def test_a_milestone_is_the_nearest_step_whatever_its_fraction_rounds_to() -> None:
+    for step in range(1, 100):
+        schedule = Steps(1.0, milestones=(step / 100,))
+        assert (schedule.rate(step - 1, 100), schedule.rate(step, 100)) == (1.0, 0.1)
+
+
 def test_steps_of_the_pose_protocol_fall_at_epochs_170_and_200_of_210() -> None:
     schedule = Steps(1e-3, milestones=(170 / 210, 200 / 210))
     rates = {epoch: schedule.rate(epoch * 1000, 210 * 1000) for epoch in (0, 169, 170, 199, 200, 209)}

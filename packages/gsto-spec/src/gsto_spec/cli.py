@@ -25,18 +25,14 @@ from gsto_spec.rewrite import RewriteLog
 DEFAULT_SIZE = (1024, 2048)
 
 
-class _Size(click.ParamType[tuple[int, int]]):
-    """`HxW`, such as 1024x2048."""
-
-    name = "HxW"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        parts = str(value).lower().split("x")
-        if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-            self.fail(f"expected HxW such as 1024x2048, found {value}", param, ctx)
-        return int(parts[0]), int(parts[1])
+def _size(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """`HxW`, such as 1024x2048, as height and width."""
+    if value is None:
+        return None
+    parts = value.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"expected HxW such as 1024x2048, found {value}", context, option)
+    return int(parts[0]), int(parts[1])
 
 
 class _Commands(click.Group):
@@ -97,7 +93,7 @@ def show_command(architecture: str, classes: int | None, form: FormName | None, 
 @_architecture
 @_classes
 @_form
-@click.option("--size", type=_Size(), default=None, help="The input's height and width.")
+@click.option("--size", metavar="HxW", callback=_size, default=None, help="The input's height and width.")
 def check_command(
     architecture: str, classes: int | None, form: FormName | None, size: tuple[int, int] | None
 ) -> None:
@@ -114,7 +110,7 @@ def check_command(
 @_architecture
 @_classes
 @_form
-@click.option("--size", type=_Size(), default=None,
+@click.option("--size", metavar="HxW", callback=_size, default=None,
               help="The input's height and width [default: the published size, or 1024x2048].")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Pictures at a time.")
 @click.option("--counting", type=click.Choice(["convolutions", "every-op"]), default="convolutions",
@@ -140,7 +136,7 @@ def cost_command(
 @_architecture
 @_classes
 @_form
-@click.option("--size", type=_Size(), default=None,
+@click.option("--size", metavar="HxW", callback=_size, default=None,
               help="The input's height and width [default: the published size, or 1024x2048].")  # fmt: skip
 @_json
 def optimize_command(

@@ -101,7 +101,10 @@ class Poly:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """base x factor for every milestone passed; milestones are fractions of all steps (section 4.3.2)."""
+    """base x factor for every milestone passed; a milestone is a fraction of all steps, to the nearest step.
+
+    Source: section 4.3.2.
+    """
 
     base: float
     milestones: tuple[float, ...]
@@ -110,7 +113,7 @@ class Steps:
     def rate(self, step: int, total_steps: int) -> float:
         """The learning rate of 0-based step `step` of `total_steps`."""
         _check_step(step, total_steps)
-        return self.base * self.factor ** sum(step >= part * total_steps for part in self.milestones)
+        return self.base * self.factor ** sum(step >= round(part * total_steps) for part in self.milestones)
 
 
 def _check_step(step: int, total_steps: int) -> None:
@@ -161,6 +164,7 @@ def cross_entropy(loss: CrossEntropy, logits: Array, label: Array) -> float:
         return 0.0
     classes = np.moveaxis(logits, 1, -1)[valid]
     truth = label[valid]
+    _check_labels(loss, truth, classes.shape[1])
     shifted = classes - classes.real.max(axis=1, keepdims=True)
     negative_log = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(truth)), truth]
     weights = np.ones(classes.shape[1]) if loss.class_weights is None else np.asarray(loss.class_weights)
@@ -170,6 +174,14 @@ def cross_entropy(loss: CrossEntropy, logits: Array, label: Array) -> float:
         return weighted.sum() / total if total > 0 else 0.0
     kept = ohem_kept(loss.ohem, np.exp(-negative_log.real), images=len(label))
     return weighted[kept].mean() if kept.any() else 0.0
+
+
+def _check_labels(loss: CrossEntropy, truth: Array, classes: int) -> None:
+    if truth.min() < 0 or truth.max() >= classes:
+        found = f"{truth.min()} to {truth.max()}"
+        raise GstoError(f"label: expected 0 to {classes - 1} or {loss.ignore_label} (ignored), found {found}")
+    if loss.class_weights is not None and len(loss.class_weights) != classes:
+        raise GstoError(f"class_weights: expected {classes} numbers, found {len(loss.class_weights)}")
 
 
 def ohem_kept(ohem: Ohem, probability: Array, images: int) -> NDArray[np.bool_]:
