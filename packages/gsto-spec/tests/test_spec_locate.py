@@ -69,3 +69,31 @@ def test_what_is_not_there_is_named_with_what_is_near(tmp_path: Path, module: st
     }.items():
         with pytest.raises(GstoError, match=message):
             locate(text)
+
+
+@pytest.mark.parametrize(
+    ("code", "failure"),
+    [
+        ("def network(classes):\n    raise KeyError('width')", "its own code failed: KeyError: 'width'"),
+        ("network = lambda: 1", "its own code failed: TypeError: "),
+        ("import sys; sys.exit(7)", "its own code failed: SystemExit: 7"),
+        ("network = 1 / 0", "its own code failed: ZeroDivisionError: division by zero"),
+        ("network = (", "its own code failed: SyntaxError: "),
+        ("import no_such_thing", "cannot import no_such_thing: no such module here"),
+    ],
+)
+def test_code_of_ones_own_that_fails_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, failure: str
+) -> None:
+    name = f"failing_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LocateError) as caught:
+        locate(f"{name}:network")
+    assert str(caught.value).startswith(f"{name}:network: {failure}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_family_given_for_a_member_is_told_in_one_line() -> None:
+    with pytest.raises(LocateError, match="^gsto_spec:HRNet: its own code failed: TypeError"):
+        locate("gsto_spec:HRNet")

@@ -26,7 +26,7 @@ from gsto_spec import (
     initial_weights,
 )
 from gsto_spec.ops import Mul, Parameter
-from gsto_spec.weights import load_directory, read_safetensors, save_directory
+from gsto_spec.weights import check_weights, load_directory, read_safetensors, save_directory
 
 Weights = dict[str, NDArray[Any]]
 
@@ -179,9 +179,25 @@ def test_a_graph_in_inference_form_is_not_saved(tmp_path: Path) -> None:
 
 
 def test_a_card_that_is_no_json_leaves_no_half_of_a_model(tmp_path: Path) -> None:
-    with pytest.raises(TypeError):
-        save_directory(tmp_path / "model", small(), random_weights(small()), {"data": object()})
-    assert list((tmp_path / "model").glob("*")) == []
+    for value in (object(), float("nan")):
+        with pytest.raises(GstoError, match="card: expected what JSON can hold, found"):
+            save_directory(tmp_path / "model", small(), random_weights(small()), {"data": value})
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("value", [[1.0], "text", None, np.ones(3, complex), np.ones(3, np.longdouble)])
+def test_what_is_no_array_of_real_numbers_is_named(value: Any) -> None:
+    weights: dict[str, Any] = random_weights(small())
+    name = next(iter(weights))
+    with pytest.raises(WeightsError, match=f"{name} is no array of real numbers"):
+        check_weights(small(), weights | {name: value})
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
+def test_a_card_too_deep_or_too_long_is_one_line(tmp_path: Path, text: str) -> None:
+    (saved(tmp_path) / "card.json").write_text(text)
+    with pytest.raises(WeightsError, match=r"card.json: expected JSON, found"):
+        load_directory(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["graph.json", "model.safetensors", "card.json"])
@@ -235,7 +251,7 @@ def without_digest(content: bytes) -> bytes:
         (rewritten("card.json", lambda b: b"{"), "card.json", "expected JSON, found "),
         (rewritten("card.json", lambda b: b"[]"), "card.json", "expected a JSON object, found list"),
         (rewritten("card.json", without_digest), "graph.json",
-         f"expected the file that card.json describes, found one of digest {small().digest[:12]}, not None"),
+         f"expected the file that card.json describes, found one of digest {small().digest}, not None"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_broken_or_foreign_is_named(

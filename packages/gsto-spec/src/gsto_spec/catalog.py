@@ -155,6 +155,10 @@ def build(name_or_variant: str | HRNet, *, classes: int | None = None, form: For
     """
     named = isinstance(name_or_variant, str)
     chosen = variant(name_or_variant) if isinstance(name_or_variant, str) else name_or_variant
+    if not hasattr(chosen, "graph"):
+        raise UnknownArchitecture(
+            f"architecture: expected a name or a variant, found {type(chosen).__name__}"
+        )
     if classes is not None:
         chosen = dataclasses.replace(chosen, classes=classes)
     if form is not None:

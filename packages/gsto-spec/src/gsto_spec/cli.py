@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -25,12 +26,15 @@ from gsto_spec.rewrite import RewriteLog
 DEFAULT_SIZE = (1024, 2048)
 
 
+_SIDE = re.compile(r"0*[1-9]\d{0,5}", re.ASCII)
+
+
 def _size(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
     """`HxW`, such as 1024x2048, as height and width."""
     if value is None:
         return None
     parts = value.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) != 2 or not all(_SIDE.fullmatch(part) for part in parts):
         raise click.BadParameter(f"expected HxW such as 1024x2048, found {value}", context, option)
     return int(parts[0]), int(parts[1])
 

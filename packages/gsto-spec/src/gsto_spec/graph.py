@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import MappingProxyType
+from typing import get_args
 
 from gsto_spec.errors import ConstraintError, GraphError, nearest
+from gsto_spec.op_fields import FieldError, checked
 from gsto_spec.ops import BatchNorm, Conv2d, Input, Op, Parameter
 from gsto_spec.sizes import BATCH, HEIGHT, WIDTH, Shape, concrete, show
 
@@ -23,11 +26,30 @@ _PATH = re.compile(r"\w+([./]\w+)*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One op applied to named operands; `name` is a path such as `stage2.0.fuse_layers.0.1.0`."""
+    """One op applied to named operands; `name` is a path such as `stage2.0.fuse_layers.0.1.0`.
+
+    The op's fields become their declared types (a list a tuple, a numpy integer an int), so that equal
+    graphs have equal JSON and digests. Raises `GraphError` (graph_c6) for what is no op, field or operand.
+    """
 
     name: str
     op: Op
     operands: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.op, get_args(Op)):  # graph_c6
+            raise GraphError(str(self.name), "an op", reprlib.repr(self.op), "graph_c6")
+        try:
+            object.__setattr__(self, "op", checked(self.op))
+        except FieldError as error:  # graph_c6
+            place = f"{self.name}.{error.field}"
+            raise GraphError(place, error.expected, error.found, "graph_c6") from None
+        names: object = self.operands
+        if not isinstance(names, (list, tuple)) or not all(
+            isinstance(name, str) for name in names
+        ):  # graph_c6
+            raise GraphError(str(self.name), "a list of names of nodes", reprlib.repr(names), "graph_c6")
+        object.__setattr__(self, "operands", tuple(names))
 
 
 @dataclass(frozen=True)
@@ -126,8 +148,9 @@ class Graph:
     def digest(self) -> str:
         """SHA-256 of what inference computes and what weights are called.
 
-        Free of declared order, of the names of nodes that store nothing, of nodes that no output needs (what
-        is stored excepted), of notes, initialisers and whatever else only training reads.
+        Free of declared order (that of several inputs excepted), of the names of nodes that store nothing,
+        of nodes that no output needs (what is stored excepted), of notes, initialisers and whatever else
+        only training reads.
         """
         numbers: dict[str, int] = {}
         lines = []
@@ -135,7 +158,8 @@ class Graph:
             numbers[node.name] = len(numbers)
             lines.append(_digest_line(node, [numbers[name] for name in node.operands]))
         outputs = [(name, numbers[node]) for name, node in self.outputs.items()]
-        text = json.dumps([lines, outputs], separators=(",", ":"), sort_keys=True)
+        inputs = [list(self.inputs)] if len(self.inputs) > 1 else []
+        text = json.dumps([lines, outputs, *inputs], separators=(",", ":"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def training_form_violation(self) -> GraphError | None:
@@ -153,6 +177,9 @@ class Graph:
             stores = isinstance(node.op, (Parameter, Conv2d, BatchNorm, Input))
             if not stores and "/" not in node.name:  # training_c3
                 return GraphError(node.name, "a name with '/' for a node that stores nothing", node.name,
+                                  "training_c3")  # fmt: skip
+            if isinstance(node.op, (Conv2d, BatchNorm)) and "/" in node.name:  # training_c3
+                return GraphError(node.name, "a name without '/' for a node that stores tensors", node.name,
                                   "training_c3")  # fmt: skip
         return None
 

@@ -8,16 +8,14 @@
 from __future__ import annotations
 
 import json
-import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
-from functools import cache
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from gsto_spec.errors import GraphError, nearest
 from gsto_spec.graph import Graph, Node
+from gsto_spec.op_fields import FieldError, convert
 from gsto_spec.ops import OPS, Op
 
 FORMAT = "gsto-graph"
@@ -55,6 +53,7 @@ def from_json(text: str) -> Graph:
 
 
 def _document(text: str) -> dict[str, Any]:
+    _typed("graph", text, str, "JSON text")
     try:
         document = json.loads(text, parse_int=_whole, object_pairs_hook=_object)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -100,22 +99,17 @@ def _decode(index: int, entry: object) -> Node:
 def _decode_op(name: str, kind: type[Op], entry: Mapping[str, object]) -> Op:
     declared = {item.name: item for item in fields(kind)}
     _known(name, entry, ("name", "op", "operands", *declared))
-    settings = {}
     for key, item in declared.items():
-        if key in entry:
-            settings[key] = _convert(f"{name}.{key}", entry[key], _hints(kind.kind)[key])
-        elif _required(item):  # json_c4
+        if key not in entry and _required(item):  # json_c4
             raise GraphError(name, f"the field {key} of {kind.kind}", "none", "json_c4")
-    return kind(**settings)
+    try:
+        return kind(**convert(kind.kind, {key: entry[key] for key in declared if key in entry}))
+    except FieldError as error:  # json_c5
+        raise GraphError(f"{name}.{error.field}", error.expected, error.found, "json_c5") from None
 
 
 def _required(item: Field[Any]) -> bool:
     return item.default is MISSING and item.default_factory is MISSING
-
-
-@cache
-def _hints(kind: str) -> dict[str, Any]:
-    return get_type_hints(OPS[kind])
 
 
 def _known(place: str, entry: Mapping[str, object], valid: tuple[str, ...]) -> None:
@@ -133,31 +127,3 @@ def _typed(place: str, value: object, kind: type, expected: str) -> Any:
 def _texts(place: str, value: object) -> dict[str, str]:
     entries = _typed(place, value, dict, "a JSON object of texts")
     return {key: _typed(f"{place}.{key}", item, str, "a text") for key, item in entries.items()}
-
-
-def _convert(place: str, value: object, kind: Any) -> Any:
-    """`value` as a field's declared type; JSON has lists where Python has tuples."""
-    origin = get_origin(kind)
-    if origin in (UnionType, Union):
-        options = [option for option in get_args(kind) if option is not NoneType]
-        return None if value is None else _convert(place, value, options[0])
-    if origin is Literal:
-        if value not in get_args(kind):  # json_c5
-            raise GraphError(place, f"one of {', '.join(get_args(kind))}", reprlib.repr(value), "json_c5")
-        return value
-    if origin is tuple:
-        return _convert_tuple(place, value, get_args(kind))
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):  # json_c5
-        raise GraphError(place, f"a {_KINDS[kind]}", reprlib.repr(value), "json_c5")
-    return value
-
-
-def _convert_tuple(place: str, value: object, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
-    items = _typed(place, value, list, "a list")
-    if kinds[-1] is Ellipsis:
-        kinds = (kinds[0],) * len(items)
-    if len(items) != len(kinds):  # json_c5
-        raise GraphError(place, f"a list of {len(kinds)} numbers", reprlib.repr(value), "json_c5")
-    return tuple(_convert(place, item, kind) for item, kind in zip(items, kinds, strict=True))

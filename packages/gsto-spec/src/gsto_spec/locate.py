@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gsto_spec.catalog import build
@@ -32,7 +34,8 @@ def locate(text: str, *, classes: int | None = None, form: FormName | None = Non
         return build(text, classes=classes, form=form)
     found = _attribute(text)
     if callable(found):
-        found = found(classes)
+        with _own_code(text):
+            found = found(classes)
     if isinstance(found, HRNet):
         return build(found, classes=classes, form=form)
     if isinstance(found, Graph):
@@ -58,16 +61,27 @@ def _read(path: Path) -> Graph:
         raise LocateError(f"{path}: expected UTF-8 text, found {error.reason}") from None
     except GstoError as error:
         raise LocateError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise LocateError(f"{str(path)!r}: expected the path of a file, found {error}") from None
+
+
+@contextmanager
+def _own_code(text: str) -> Iterator[None]:
+    """Whatever the user's own code raises, in one line."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise LocateError(f"{text}: cannot import {error.name}: no such module here") from error
+    except (Exception, SystemExit) as error:
+        raise LocateError(f"{text}: its own code failed: {type(error).__name__}: {error}") from error
 
 
 def _attribute(text: str) -> object:
     module_name, _, attribute = text.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    try:
+    with _own_code(text):
         module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
-        raise LocateError(f"{text}: cannot import {module_name or 'nothing'}: {error}") from None
     found: object = module
     for part in attribute.split("."):
         if not hasattr(found, part):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 from gsto_spec.blocks import (
@@ -186,11 +187,19 @@ def _check(variant: HRNet) -> None:
 def _check_numbers(variant: HRNet) -> None:
     for name, length in (("widths", 4), ("modules", 3)):
         values = getattr(variant, name)
-        if not isinstance(values, tuple) or len(values) != length or min(values) < 1:
+        if not isinstance(values, tuple) or len(values) != length or not all(map(_is_count, values)):
             raise VariantError(name, f"{length} numbers of at least 1", values)
     for name in ("blocks", "stem_width", "layer1_width", "layer1_blocks", "classes"):
-        if getattr(variant, name) < 1:
+        if not _is_count(getattr(variant, name)):
             raise VariantError(name, "at least 1", getattr(variant, name))
+    if not isinstance(variant.align_corners, bool):
+        raise VariantError("align_corners", "True or False", variant.align_corners)
+    if not isinstance(variant.initialization, Initialization):
+        raise VariantError("initialization", "an Initialization", variant.initialization)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is not bool and isinstance(value, Integral) and 1 <= int(value) < 2**31
 
 
 def _one_of(name: str, value: Any, valid: tuple[str, ...]) -> None:
@@ -201,6 +210,8 @@ def _one_of(name: str, value: Any, valid: tuple[str, ...]) -> None:
 def _check_stages(variant: HRNet) -> None:
     for name in ("supervised_stages", "gated_transitions"):
         stages = getattr(variant, name) or ()
+        if not isinstance(stages, tuple) or not all(type(stage) is int for stage in stages):
+            raise VariantError(name, "a tuple of stages among 1, 2, 3", stages)
         if sorted(set(stages)) != sorted(stages) or not set(stages) <= {1, 2, 3}:
             raise VariantError(name, "stages among 1, 2, 3, each once", stages)
     if variant.transition_gate is None and variant.gated_transitions:

@@ -32,8 +32,11 @@ CARD_FILE = "card.json"
 def initial_weights(graph: Graph, seed: int = 0) -> Weights:
     """New weights in float32: each tensor has a generator of its own, keyed by seed and name.
 
-    So weights do not depend on the backend, nor on the other tensors of the graph.
+    So weights do not depend on the backend, nor on the other tensors of the graph. Raises `GstoError` for
+    a negative seed.
     """
+    if seed < 0:
+        raise GstoError(f"seed: expected at least 0, found {seed}")
     return {name: _draw(name, leaf, seed) for name, leaf in graph.leaves.items()}
 
 
@@ -56,10 +59,17 @@ def check_tensors(
     what: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, NDArray[Any]]
 ) -> None:
     """Raise `WeightsError`, listing every missing, undeclared, misshapen and not finite tensor at once."""
+    odd = [f"{name} is no array of real numbers" for name, array in found.items() if not _is_real(array)]
+    if odd:
+        raise WeightsError(f"{what}: {'; '.join(odd)}")
     problems = array_problems(expected, found)
     problems += [f"{name} is not finite" for name, array in found.items() if not np.isfinite(array).all()]
     if problems:
         raise WeightsError(f"{what}: {'; '.join(problems)}")
+
+
+def _is_real(array: object) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype.kind in "fiu" and array.dtype.itemsize <= 8
 
 
 def save_directory(
@@ -81,13 +91,20 @@ def save_directory(
     folder = Path(directory)
     if (folder / GRAPH_FILE).exists():
         raise FileExistsError(f"{folder} holds a saved model already; choose another directory")
-    folder.mkdir(parents=True, exist_ok=True)
     data = save({name: np.ascontiguousarray(array) for name, array in weights.items()})
     facts = {"graph_digest": graph.digest, "weights_sha256": hashlib.sha256(data).hexdigest()}
-    described = json.dumps({**facts, **(card or {}), **facts}, indent=2)
+    described = _described({**facts, **(card or {}), **facts})
+    folder.mkdir(parents=True, exist_ok=True)
     _write(folder / WEIGHTS_FILE, data)
     _write(folder / CARD_FILE, described.encode())
     _write(folder / GRAPH_FILE, graph.to_json(indent=1).encode())
+
+
+def _described(card: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(card, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise GstoError(f"card: expected what JSON can hold, found {error}") from None
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -124,7 +141,7 @@ def load_directory(directory: str | Path) -> tuple[Graph, Weights, dict[str, Any
 
 def _check_described(path: Path, described: object, digest: str) -> None:
     if described != digest:
-        found = f"one of digest {digest[:12]}, not {str(described)[:12]}"
+        found = f"one of digest {digest}, not {described}"
         raise WeightsError(f"{path}: expected the file that {CARD_FILE} describes, found {found}")
 
 
@@ -156,7 +173,7 @@ def _text(path: Path) -> str:
 def _card(path: Path) -> dict[str, Any]:
     try:
         card = json.loads(_text(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: expected JSON, found {error}") from None
     if not isinstance(card, dict):
         raise WeightsError(f"{path}: expected a JSON object, found {type(card).__name__}")

@@ -64,9 +64,15 @@ class CompiledGraph(nn.Module):
     def __init__(self, graph: Graph) -> None:
         super().__init__()
         self.graph = graph
+        # Set first, so that no path can take their names.
+        self._steps: tuple[_Step, ...] = ()
+        self._inputs: tuple[str, ...] = tuple(graph.inputs)
+        # Plain tuples, which torch.compile can look into: forward touches no attribute of the graph.
+        self._outputs: tuple[tuple[str, str], ...] = tuple(graph.outputs.items())
         owned = {node.name: _module(node, graph) for node in graph.nodes}
         modules = {name: module for name, module in owned.items() if module is not None}
-        for name, module in modules.items():
+        # Shorter paths first: a layer may lie inside another, whatever the declared order.
+        for name, module in sorted(modules.items(), key=lambda item: item[0].count(".")):
             _attach(self, name, module)
         stored = {name for path in modules for name in stored_names(graph.by_name[path])}
         for name, leaf in graph.leaves.items():
@@ -74,8 +80,6 @@ class CompiledGraph(nn.Module):
                 _attach_leaf(self, name, leaf)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(graph.leaves[name].trainable)
-        # Plain tuples, which torch.compile can look into: forward touches no attribute of the graph.
-        self._inputs, self._outputs = tuple(graph.inputs), tuple(graph.outputs.items())
         self._steps = _schedule(graph, set(modules))
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
@@ -208,10 +212,19 @@ def load_weights(model: CompiledGraph, weights: Mapping[str, NDArray[Any]]) -> N
     state = model.state_dict()
     with torch.no_grad():
         for name, array in weights.items():
-            state[name].copy_(torch.from_numpy(np.array(array)))
+            native = np.array(array, array.dtype.newbyteorder("="))
+            state[name].copy_(torch.from_numpy(native))
 
 
 def weights_of(model: CompiledGraph) -> dict[str, NDArray[Any]]:
-    """A model's weights as numpy, by canonical name, in the order of `graph.parameters`."""
+    """A model's weights as numpy, by canonical name, in the order of `graph.parameters`.
+
+    bfloat16, which numpy has not, is widened to float32.
+    """
     state = model.state_dict()
-    return {name: state[name].detach().cpu().numpy().copy() for name in model.graph.parameters}
+    return {name: _as_numpy(state[name]) for name in model.graph.parameters}
+
+
+def _as_numpy(tensor: Tensor) -> NDArray[Any]:
+    tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return tensor.detach().cpu().numpy().copy()
