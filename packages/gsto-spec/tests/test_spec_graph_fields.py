@@ -9,9 +9,9 @@ import pytest
 from gsto_spec import Graph, GraphBuilder, GraphError, Node, VariantError, build, cost, variant
 from gsto_spec.ops import Conv2d, Input, Relu, Resize
 
-any_resize: Any = Resize
-any_conv2d: Any = Conv2d
-any_input: Any = Input
+resize: Any = Resize
+conv2d: Any = Conv2d
+image: Any = Input
 
 
 @pytest.mark.parametrize(
@@ -22,14 +22,14 @@ any_input: Any = Input
         (Relu(), "x", "n: expected a list of names of nodes, found 'x' [graph_c6]"),
         (Relu(), (1,), "n: expected a list of names of nodes, found (1,) [graph_c6]"),
         (
-            any_resize("bicubic"), ("x",),
+            resize("bicubic"), ("x",),
             "n.method: expected one of bilinear, nearest, "
             "found 'bicubic' [graph_c6]",
         ),
-        (any_resize(size=(2.5, 2)), ("x",), "n.size: expected a whole number, found 2.5 [graph_c6]"),
-        (any_conv2d(groups=True), ("x", "w"), "n.groups: expected a whole number, found True [graph_c6]"),
-        (any_conv2d(stride=(1,)), ("x", "w"), "n.stride: expected a list of 2 numbers, found (1,) [graph_c6]"),
-        (any_input(float("nan")), (), "n.channels: expected a whole number, found nan [graph_c6]"),
+        (resize(size=(2.5, 2)), ("x",), "n.size: expected a whole number, found 2.5 [graph_c6]"),
+        (conv2d(groups=True), ("x", "w"), "n.groups: expected a whole number, found True [graph_c6]"),
+        (conv2d(stride=(1,)), ("x", "w"), "n.stride: expected a list of 2 numbers, found (1,) [graph_c6]"),
+        (image(float("nan")), (), "n.channels: expected a whole number, found nan [graph_c6]"),
     ],
 )  # fmt: skip
 def test_graph_c6_a_node_is_an_op_with_its_declared_fields(op: Any, operands: Any, message: str) -> None:

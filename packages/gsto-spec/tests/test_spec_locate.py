@@ -95,5 +95,5 @@ def test_code_of_ones_own_that_fails_is_told_in_one_line(
 
 
 def test_a_family_given_for_a_member_is_told_in_one_line() -> None:
-    with pytest.raises(LocateError, match="^gsto_spec:HRNet: its own code failed: TypeError"):
+    with pytest.raises(LocateError, match=r"^gsto_spec:HRNet: its own code failed: TypeError"):
         locate("gsto_spec:HRNet")
