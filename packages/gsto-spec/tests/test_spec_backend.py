@@ -54,7 +54,7 @@ def test_a_known_backend_that_is_missing_is_told_how_to_be_installed() -> None:
     (missing,) = [name for name in ("jax", "torch") if name not in backends()][:1] or ["no such"]
     with pytest.raises(BackendError) as caught:
         backend(missing)
-    hint = f"; install it with: pip install gsto-{missing}" if missing != "no such" else ""
+    hint = f"; install the package gsto-{missing}" if missing != "no such" else ""
     assert str(caught.value) == (
         f"backend {missing} is not installed (installed: {', '.join(backends()) or 'none'}){hint}"
     )

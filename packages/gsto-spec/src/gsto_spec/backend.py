@@ -127,11 +127,7 @@ def backend(name: str) -> Backend:
     found = entry_points(group=ENTRY_POINTS, name=name)
     if not found:
         known = backends()
-        hint = (
-            f"; install it with: pip install gsto-{name}"
-            if name in ("torch", "jax")
-            else nearest(name, known)
-        )
+        hint = f"; install the package gsto-{name}" if name in ("torch", "jax") else nearest(name, known)
         raise BackendError(f"backend {name} is not installed (installed: {', '.join(known) or 'none'}){hint}")
     made: Backend = next(iter(found)).load()()
     return made
@@ -169,7 +165,7 @@ def tensor_file(ending: str) -> TensorFile:
     found = entry_points(group=FILE_ENTRY_POINTS, name=ending)
     if not found:
         known = [f".{name}" for name in tensor_file_endings()]
-        hint = "; install it with: pip install gsto-torch" if ending in ("pt", "pth") else ""
+        hint = "; install the package gsto-torch" if ending in ("pt", "pth") else ""
         raise BackendError(
             f"nothing installed reads .{ending} files (installed: {', '.join(known) or 'none'})"
             f"{hint or nearest(f'.{ending}', known)}"

@@ -12,6 +12,7 @@ from gsto_spec.catalog import build
 from gsto_spec.errors import GstoError, nearest
 from gsto_spec.forms import FormName
 from gsto_spec.graph import Graph
+from gsto_spec.sizes import show
 from gsto_spec.variants import HRNet
 
 
@@ -29,7 +30,7 @@ def locate(text: str, *, classes: int | None = None, form: FormName | None = Non
     Raises `LocateError`, or the error of the file, variant or graph itself.
     """
     if text.endswith(".json"):
-        return _fixed(text, _read(Path(text)), form)
+        return _fixed(text, _read(Path(text)), classes, form)
     if ":" not in text:
         return build(text, classes=classes, form=form)
     found = _attribute(text)
@@ -39,15 +40,21 @@ def locate(text: str, *, classes: int | None = None, form: FormName | None = Non
     if isinstance(found, HRNet):
         return build(found, classes=classes, form=form)
     if isinstance(found, Graph):
-        return _fixed(text, found, form)
+        return _fixed(text, found, classes, form)
     raise LocateError(
         f"{text}: expected a Graph, a variant or a function of classes, found {type(found).__name__}"
     )
 
 
-def _fixed(text: str, graph: Graph, form: FormName | None) -> Graph:
+def _fixed(text: str, graph: Graph, classes: int | None, form: FormName | None) -> Graph:
     if form is not None:
         raise LocateError(f"{text}: a graph's form is fixed; leave the form {form} out")
+    for output, node in graph.outputs.items():
+        if classes is not None and graph.shapes[node][1:2] != (classes,):
+            found = show(graph.shapes[node])
+            raise LocateError(
+                f"{text}: output {output} is {found}, expected {classes} channels (a graph's are fixed)"
+            )
     return graph
 
 
@@ -78,6 +85,8 @@ def _own_code(text: str) -> Iterator[None]:
 
 def _attribute(text: str) -> object:
     module_name, _, attribute = text.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
+        raise LocateError(f"{text}: expected module:attribute, such as mine:network for mine.py here")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     with _own_code(text):
