@@ -1,6 +1,8 @@
 import errno
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,45 @@ def drop_a_field(path: Path) -> None:
     (path / "checkpoint.json").write_text(json.dumps(described))
 
 
+def describing(**changed: object) -> Any:
+    def damage(path: Path) -> None:
+        described = json.loads((path / "checkpoint.json").read_text())
+        (path / "checkpoint.json").write_text(json.dumps({**described, **changed}))
+
+    return damage
+
+
+def write_rubbish(path: Path) -> None:
+    (path / "state.safetensors").write_bytes(b"rubbish")
+    describing(sha256=hashlib.sha256(b"rubbish").hexdigest())(path)
+
+
+def make_the_tensors_a_folder(path: Path) -> None:
+    (path / "state.safetensors").unlink()
+    (path / "state.safetensors").mkdir()
+
+
+def become_a_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("")
+
+
+def nest_too_deep(path: Path) -> None:
+    (path / "checkpoint.json").write_text("[" * 100000)
+
+
+WRONG: list[dict[str, object]] = [
+    {"step": "2"},
+    {"step": True},
+    {"step": 3},
+    {"step": -2},
+    {"seconds": "1"},
+    {"seconds": 1e999},
+]
+WRONG += [{"settings": 3}, {"graph_digest": 1}]
 DAMAGE = [cut_off, flip_a_bit, lose_the_tensors, lose_the_description, cut_the_description, drop_a_field]
+DAMAGE += [write_rubbish, make_the_tensors_a_folder, become_a_file, nest_too_deep]
+DAMAGE += [describing(**wrong) for wrong in WRONG]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -104,8 +144,9 @@ def test_a_whole_checkpoint_is_never_pruned_in_favour_of_a_broken_later_one(tmp_
 
 
 def test_a_broken_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
-    cut_off(save(tmp_path, progress(4), STATE))
-    save(tmp_path, progress(4), STATE)
+    for damage in (cut_off, become_a_file):
+        damage(save(tmp_path, progress(4), STATE))
+        save(tmp_path, progress(4), STATE)
     assert read(tmp_path / "step-000004").progress.step == 4
 
 

@@ -263,6 +263,15 @@ def test_a_label_value_out_of_range_is_told_with_its_place(folder: Path) -> None
         ('{"num_classes": 2, "palette": [[1, 2, 3]]}', 'expected "palette" to hold 2 colours'),
         ('{"num_classes": 1, "palette": [[1, 2, 300]]}', 'expected "palette" to hold 1 colours'),
         ('{"num_classes": 1, "palette": [[1, 2]]}', 'expected "palette" to hold 1 colours'),
+        ('{"classes": ["a", "b", "a"]}', "expected each name once, found 'a' as class 0 and class 2"),
+        ('{"num_classes": true}', 'expected "classes", a list of names, or "num_classes", found True'),
+        ('{"num_classes": 2, "ignore_index": true}', 'expected "ignore_index" to be an integer or null'),
+        (
+            '{"num_classes": 2, "ignore_lable": 1}',
+            "unknown key 'ignore_lable' (did you mean 'ignore_index'?)",
+        ),
+        ('{"classes": ["\\udc80"]}', "expected names in UTF-8, found '\\udc80'"),
+        ("[" * 100000, "expected a JSON object, found an error: "),
     ],
 )
 def test_a_wrong_classes_json_is_named(folder: Path, text: str | None, expected: str) -> None:
@@ -270,3 +279,13 @@ def test_a_wrong_classes_json_is_named(folder: Path, text: str | None, expected:
         (folder / "classes.json").write_text(text)
     found = message(lambda: listed(folder, classes=None))
     assert found.startswith(f"{folder / 'classes.json'}: ") and expected in found
+
+
+def test_classes_json_may_start_with_a_byte_order_mark_and_describe_the_data(folder: Path) -> None:
+    table = {"classes": CLASSES, "name": "mine", "stats": {}, "ignore_name": "void", "author": "me"}
+    (folder / "classes.json").write_text(json.dumps(table), encoding="utf-8-sig")
+    assert read_classes(folder).names == CLASSES
+
+
+def test_a_class_given_twice_is_an_error(folder: Path) -> None:
+    assert "expected each name once, found 'x'" in message(lambda: listed(folder, classes=("x", "y", "x")))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from gsto_spec.weights import load_directory
 from gsto_train import schema
 from gsto_train.data.loader import sample_at
 from gsto_train.schema import describe
@@ -57,9 +58,20 @@ def test_a_run_learns_beats_the_constant_and_leaves_everything(command: Any, rea
     assert result["seconds"] > 0
     assert {path.name for path in Path("run").iterdir()} == {
         "baselines.json", "checkpoints", "config.json", "environment.json", "evaluations.jsonl", "graph.json",
-        "metrics.jsonl", "result.json",
+        "metrics.jsonl", "model", "result.json",
     }  # fmt: skip
     assert read_lines(Path("run/evaluations.jsonl"))[-1]["mean_iou"] == result["metrics"]["mean_iou"]
+
+
+def test_the_trained_network_is_left_as_a_saved_model_with_its_facts(command: Any) -> None:
+    assert command("--output", "run", settings=("train.steps=4",)).status == 0
+    graph, weights, card = load_directory("run/model")
+    result = json.loads(Path("run/result.json").read_text())
+    assert graph.digest == result["graph_digest"]
+    assert same(weights, {name: state("run", 4)[name] for name in graph.parameters})
+    assert (card["metrics"], card["protocol"]) == (result["metrics"], result["protocol"])
+    assert card["classes"] == ["red", "green", "blue"]
+    assert card["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
 
 
 def test_metrics_have_a_line_per_logged_step(command: Any, read_lines: Lines) -> None:

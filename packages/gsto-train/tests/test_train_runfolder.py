@@ -56,7 +56,7 @@ def test_a_read_only_folder_is_refused_for_a_resumed_run(read_only: Path) -> Non
         RunFolder.open(read_only)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "[" * 100000])
 def test_a_file_that_is_no_json_object_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "environment.json").write_text(content)
     with pytest.raises(InputError, match=r"environment\.json: expected a JSON object"):
@@ -68,7 +68,7 @@ def test_truncating_keeps_whole_lines_up_to_a_step(tmp_path: Path) -> None:
     for step in (1, 5, 10):
         folder.append("metrics.jsonl", {"step": step})
     with open(tmp_path / "metrics.jsonl", "ab") as file:
-        file.write(b'\xff{"step": 3')
+        file.write(b'{"step": Infinity}\n\xff{"step": 3')
     folder.truncate("metrics.jsonl", 5)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 5}\n'
     folder.truncate("absent.jsonl", 5)

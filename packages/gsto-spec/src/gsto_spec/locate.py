@@ -12,7 +12,7 @@ from gsto_spec.catalog import build
 from gsto_spec.errors import GstoError, nearest
 from gsto_spec.forms import FormName
 from gsto_spec.graph import Graph
-from gsto_spec.sizes import show
+from gsto_spec.sizes import is_feature
 from gsto_spec.variants import HRNet
 
 
@@ -50,11 +50,10 @@ def _fixed(text: str, graph: Graph, classes: int | None, form: FormName | None) 
     if form is not None:
         raise LocateError(f"{text}: a graph's form is fixed; leave the form {form} out")
     for output, node in graph.outputs.items():
-        if classes is not None and graph.shapes[node][1:2] != (classes,):
-            found = show(graph.shapes[node])
-            raise LocateError(
-                f"{text}: output {output} is {found}, expected {classes} channels (a graph's are fixed)"
-            )
+        channels = graph.shapes[node][1] if is_feature(graph.shapes[node]) else "no"
+        if classes is not None and channels != classes:
+            raise LocateError(f"{text}: output {output} has {channels} channels, expected one for each of "
+                              f"{classes} classes (a graph's are fixed)")  # fmt: skip
     return graph
 
 

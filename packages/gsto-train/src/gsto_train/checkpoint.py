@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -55,7 +56,7 @@ def save(folder: Path, progress: Progress, state: Mapping[str, NDArray[Any]]) ->
     Raises `FloatingPointError`, naming the tensor, rather than keep a state that is not finite, and OSError.
     """
     _check_finite(state)
-    path = folder / f"step-{progress.step:06d}"
+    path = folder / _folder_name(progress.step)
     tensors = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in state.items()})
     description = {"format": 1, **asdict(progress), "sha256": hashlib.sha256(tensors).hexdigest()}
     with whole_folder(path) as temporary:
@@ -81,13 +82,45 @@ def read(path: Path) -> Checkpoint:
         description = json.loads((path / _DESCRIPTION).read_bytes())
         progress = Progress(**{each.name: description[each.name] for each in fields(Progress)})
         tensors = (path / _TENSORS).read_bytes()
+        _check_progress(progress, path)
     except FileNotFoundError as error:
         raise BrokenCheckpoint(f"no {Path(error.filename).name}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise BrokenCheckpoint(f"{error.filename}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BrokenCheckpoint(f"{_DESCRIPTION} does not hold what it should: {error!r}") from None
     if hashlib.sha256(tensors).hexdigest() != description.get("sha256"):
         raise BrokenCheckpoint(f"{_TENSORS} is not what was written: its SHA-256 differs")
-    return Checkpoint(path, progress, safetensors.numpy.load(tensors))
+    return Checkpoint(path, progress, _tensors(tensors))
+
+
+def _tensors(content: bytes) -> State:
+    try:
+        return safetensors.numpy.load(content)
+    # Written by another program: safetensors has an error of its own, and its reader for numpy raises others.
+    except Exception as error:
+        raise BrokenCheckpoint(f"{_TENSORS} holds no tensors: {error!r}") from None
+
+
+def _check_progress(progress: Progress, path: Path) -> None:
+    """Raise ValueError for a field that is not what `save` writes."""
+    found: dict[str, Any] = asdict(progress)
+    counts = {name: found[name] for name in ("step", "seed", "training_pictures")}
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"{name}: expected a whole number, found {value!r}")
+    if path.name != _folder_name(progress.step):
+        raise ValueError(f"step: expected that of the folder's name, found {progress.step}")
+    seconds = found["seconds"]
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise ValueError(f"seconds: expected a number, found {seconds!r}")
+    for name, kind in (("backend", str), ("graph_digest", str), ("settings", dict)):
+        if not isinstance(getattr(progress, name), kind):
+            raise ValueError(f"{name}: expected a {kind.__name__}, found {getattr(progress, name)!r}")
+
+
+def _folder_name(step: int) -> str:
+    return f"step-{step:06d}"
 
 
 def _check_finite(state: Mapping[str, NDArray[Any]]) -> None:

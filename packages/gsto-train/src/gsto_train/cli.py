@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gsto_train.output import OutputError, give_up, standard_output
+
 if TYPE_CHECKING:
     from gsto_train.job import Job
 
@@ -24,8 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except click.ClickException as error:
         status = _fail(error.format_message(), WRONG_INPUT)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         status = _fail("interrupted; nothing was begun, run the same command again", 128 + signal.SIGINT)
+    except OutputError as error:
+        status = _fail(str(error), FAILED)
+    except OSError as error:  # Of --help and --version, which print by themselves.
+        give_up()
+        status = _fail(f"{error.filename or 'standard output'}: {error.strerror}", FAILED)
     sys.exit(status)
 
 
@@ -109,6 +116,7 @@ def _train(
     from gsto_train.job import Request, prepare
     from gsto_train.loop import TrainingError, run
     from gsto_train.report import Report
+    from gsto_train.runfolder import RESULT
     from gsto_train.schema import assignment
 
     interrupts, job = Interrupts(), None
@@ -116,8 +124,12 @@ def _train(
         with interrupts.installed():
             given = {key: value for key, value in shortcuts.items() if value is not None}
             overrides = {**dict(map(assignment, assignments)), **given}
+            _check_output(output)
             job = prepare(Request(backend, benchmark, overrides, Path(output) if output else None, resume))
             result = run(job, Report(json=as_json), interrupts)
+            if as_json:
+                with standard_output():
+                    click.echo(json.dumps(result, indent=1, ensure_ascii=False))
     except (InputError, GstoError) as error:
         return _fail(str(error), WRONG_INPUT)
     except TrainingError as error:
@@ -125,17 +137,40 @@ def _train(
     except Interrupted as interrupted:
         return _fail(f"interrupted; {_how_to_go_on(job)}", interrupted.status)
     except OSError as error:
+        problem = f"{error.filename or 'standard error'}: {error.strerror}"
         if job is None:
-            return _fail(
-                f"{error.filename}: {error.strerror}; mend that and run the same command again", FAILED
-            )
-        return _fail(
-            f"{error.filename}: {error.strerror}; mend that (is the disk full?), then {_how_to_go_on(job)}",
-            FAILED,
-        )
-    if as_json:
-        click.echo(json.dumps(result, indent=1, ensure_ascii=False))
+            return _fail(f"{problem}; mend that and run the same command again", FAILED)
+        return _fail(f"{problem}; mend that (is the disk full?), then {_how_to_go_on(job)}", FAILED)
+    except OutputError as error:
+        where = f"; the run is complete, its scores are in {job.folder.path / RESULT}" if job else ""
+        return _fail(f"{error}{where}", FAILED)
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        return _fail(f"out of memory: {str(error) or 'none is left'}; {_how_to_need_less(job)}", FAILED)
     return DONE
+
+
+def _check_output(output: str | None) -> None:
+    from gsto_train.errors import InputError, is_text
+
+    if output is not None and not is_text(output):
+        raise InputError(f"--output {output!a}: expected a path in UTF-8; give another")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Return whether an allocation failed; frameworks and cv2 say so in types of their own."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "alloc" in text
+
+
+def _how_to_need_less(job: "Job | None") -> str:
+    from gsto_train.runfolder import CONFIG
+
+    less = "with a smaller train.batch or data.crop"
+    if job is None or not (job.folder.path / CONFIG).exists():
+        return f"nothing was begun, run the same command again {less}"
+    return f"free some and {_how_to_go_on(job)}, or start a new run {less} and another --output"
 
 
 def _how_to_go_on(job: "Job | None") -> str:

@@ -13,6 +13,11 @@ class InputError(ValueError):
     """
 
 
+def is_text(value: str) -> bool:
+    """Return whether `value` can be written as UTF-8 and be a path: no lone surrogates, no NUL."""
+    return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the valid name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(valid), n=1)

@@ -62,7 +62,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         sync_folder(temporary)
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
         os.rename(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Interrupted(Exception):
-    """The user or the system asked the run to end; `status` is the exit status that says so."""
+class Interrupted(BaseException):
+    """The user or the system asked the run to end; `status` is the exit status that says so.
+
+    No `Exception`, so that whoever catches those from foreign code, a user's architecture say, lets it by.
+    """
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
@@ -16,9 +19,10 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """Turns SIGINT and SIGTERM into `Interrupted`; the second one is never deferred."""
+    """Turns SIGINT and SIGTERM into `Interrupted`; the second is never deferred, later ones are ignored."""
 
     def __init__(self) -> None:
+        self._raised = False
         self._received: int | None = None
         self._announce: Callable[[], None] | None = None
 
@@ -52,10 +56,14 @@ class Interrupts:
     def stop_if_received(self) -> None:
         """Raise `Interrupted` where a signal has been noted."""
         if self._received is not None:
+            self._raised = True
             raise Interrupted(self._received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._raised:  # The stack is being unwound already; another exception would cut that short.
+            return
         again, self._received = self.received, number
         if again or self._announce is None:
+            self._raised = True
             raise Interrupted(number)
         self._announce()

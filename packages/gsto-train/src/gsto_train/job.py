@@ -3,9 +3,9 @@
 import math
 import os
 import shlex
-import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from gsto_spec.backend import Backend, Training
@@ -35,11 +35,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run, by names."""
+    """What is to be run, by names; `classes` are those that a run to go on with was begun with."""
 
     benchmark: str
     record: Record
     settings: Settings
+    classes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def prepare(request: Request) -> Job:
         path = runfolder.default_folder(_name(request, _new_plan(request)), resume=True)
     plan = _recorded_plan(path, request) if request.resume and path else _new_plan(request)
     training, validation = resolve.load_datasets(plan.settings.data)
+    _check_same_classes(plan, training.classes)
     _check_against_classes(plan.settings, training.classes)
     graph = resolve.load_graph(plan.settings.architecture, len(training.classes))
     _check_graph(graph, plan.settings)
@@ -119,10 +121,7 @@ def prepare(request: Request) -> Job:
     try:
         _describe(job)
     except OSError:
-        if (
-            not request.resume
-        ):  # Nothing else is in it, and what is in it would stand in the way of a new try.
-            shutil.rmtree(path, ignore_errors=True)
+        folder.discard()  # What is in it would stand in the way of a new try.
         raise
     return job
 
@@ -147,8 +146,9 @@ def _recorded_plan(path: Path, request: Request) -> Plan:
             str(config["benchmark"]),
             schema.read(Record, _section(config, "record")),
             resolve_settings(values),
+            _recorded_classes(config),
         )
-    except (InputError, KeyError) as error:
+    except (InputError, KeyError, RecursionError) as error:
         raise InputError(
             f"{path / runfolder.CONFIG}: not a configuration that this version reads: {error}"
         ) from None
@@ -160,7 +160,7 @@ def _recorded_plan(path: Path, request: Request) -> Plan:
         )
     settings = resolve_settings(values, _absolute(request.overrides))
     _check_same(path, plan.settings, settings, request.overrides)
-    return Plan(plan.benchmark, plan.record, settings)
+    return replace(plan, settings=settings)
 
 
 def _check_same(path: Path, before: Settings, now: Settings, asked: Mapping[str, object]) -> None:
@@ -172,6 +172,25 @@ def _check_same(path: Path, before: Settings, now: Settings, asked: Mapping[str,
                 f"setting {key!r} is {new.get(key)}, but the run in {path} was started with {old.get(key)}; "
                 "leave it out, or start a new run with another --output"
             )
+
+
+def _check_same_classes(plan: Plan, classes: tuple[str, ...]) -> None:
+    before = plan.classes or classes
+    if before != classes:
+        changed = [pair for pair in zip_longest(before, classes) if pair[0] != pair[1]]
+        raise InputError(
+            f"the classes of the data are not those of the run: {changed[0][0]!r} is now {changed[0][1]!r}; "
+            "restore classes.json, or start a new run with another --output"
+        )
+
+
+def _recorded_classes(config: Mapping[str, object]) -> tuple[str, ...] | None:
+    classes = config.get("classes")
+    if classes is None:
+        return None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise InputError("'classes' is no list of names")
+    return tuple(classes)
 
 
 def _section(config: Mapping[str, object], name: str) -> Mapping[str, object]:
@@ -238,6 +257,7 @@ def _describe(job: Job) -> None:
         "backend": job.backend.name,
         "record": asdict(job.plan.record),
         "settings": schema.nest(schema.values_in_use(job.settings)),
+        "classes": list(job.training.classes),
     }
     environment = describe_environment(job.backend)
     if job.resumed and (job.folder.path / runfolder.ENVIRONMENT).exists():

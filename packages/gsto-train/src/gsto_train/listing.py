@@ -1,12 +1,14 @@
 """What `gsto-train --list` shows: names that its options take, and every setting."""
 
 import json
+from collections.abc import Iterator, Mapping
 
 import click
 
 import gsto_spec
 from gsto_spec.backend import backends
 from gsto_train import benchmarks
+from gsto_train.output import standard_output
 from gsto_train.schema import describe
 from gsto_train.settings import Settings
 
@@ -14,13 +16,14 @@ from gsto_train.settings import Settings
 def show(*, as_json: bool) -> None:
     """Print benchmarks with what they record, architectures, installed backends and settings."""
     listed = _listed()
-    if as_json:
-        click.echo(json.dumps(listed, indent=1, ensure_ascii=False))
-        return
+    with standard_output():
+        click.echo(json.dumps(listed, indent=1, ensure_ascii=False) if as_json else "\n".join(_lines(listed)))
+
+
+def _lines(listed: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     for title, entries in listed.items():
-        click.echo(f"{title}:")
-        for name, text in entries.items():
-            click.echo(f"  {name}  {text}".rstrip())
+        yield f"{title}:"
+        yield from (f"  {name}  {text}".rstrip() for name, text in entries.items())
 
 
 def _listed() -> dict[str, dict[str, str]]:

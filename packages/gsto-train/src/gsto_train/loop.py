@@ -2,17 +2,22 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
 import gsto_spec
+from gsto_spec import Graph, GraphError
+from gsto_spec.weights import save_directory
 from gsto_train import checkpoint, evaluation, resolve, runfolder, schema
 from gsto_train.checkpoint import Checkpoint, Progress
-from gsto_train.comparison import baseline_scores
+from gsto_train.comparison import are_scores, baseline_scores
+from gsto_train.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from gsto_train.data.loader import LoadedBatch, training_batches
+from gsto_train.data.samples import Sample
 from gsto_train.errors import InputError
+from gsto_train.files import whole_folder
 from gsto_train.interrupts import Interrupts
 from gsto_train.job import Job
 from gsto_train.metrics import SegmentationScores
@@ -107,6 +112,13 @@ class Run:
         job.folder.append(runfolder.EVALUATIONS, {"step": self._step, **summary})
         return scores
 
+    def save_model(self, facts: Mapping[str, object]) -> None:
+        """Leave the trained network in model/, which every backend opens; `facts` go into its card."""
+        state = self._trainer.state()
+        weights = {name: state[name] for name in self._job.graph.parameters}
+        with whole_folder(self._job.folder.path / runfolder.MODEL) as folder:
+            save_directory(folder, self._job.graph, weights, facts)
+
     def _take(self, batch: LoadedBatch, steps: StepReport) -> None:
         job, train = self._job, self._job.settings.train
         rate = job.schedule.rate(batch.step, job.total_steps)
@@ -182,22 +194,37 @@ def run(job: Job, report: Report, interrupts: Interrupts) -> dict[str, Any]:
     with _naming_the_way_on(job):
         baselines = _baselines(job, report)
     with interrupts.deferred(lambda: report.note("finishing this step (once more: stop at once)")):
-        under_way = Run(job, report, interrupts)
+        with _clearing_a_false_start(job):
+            under_way = Run(job, report, interrupts)
         with _naming_the_way_on(job):
             seconds = under_way.train()
         with report.counting(f"scoring {len(job.validation)} pictures", len(job.validation)) as count:
             scores = under_way.evaluate(count)
     result = _result(job, seconds, scores, baselines)
+    under_way.save_model(_card(job, result))
     job.folder.write(runfolder.RESULT, result)
     _show(job, report, result)
     return result
 
 
 @contextmanager
-def _naming_the_way_on(job: Job) -> Iterator[None]:
+def _clearing_a_false_start(job: Job) -> Iterator[None]:
+    """Remove a new run's folder where it fails before a checkpoint: the mended command needs its place."""
     try:
         yield
+    except (ValueError, MemoryError):
+        job.folder.discard()
+        raise
+
+
+@contextmanager
+def _naming_the_way_on(job: Job) -> Iterator[None]:
+    try:
+        with _clearing_a_false_start(job):
+            yield
     except InputError as error:
+        if not job.folder.path.exists():
+            raise InputError(f"{error}; then run the same command again") from error
         raise InputError(f"{error}; then go on with: {job.resume_command}") from error
 
 
@@ -234,13 +261,46 @@ def _check_fits(job: Job, saved: Checkpoint) -> None:
 
 def _baselines(job: Job, report: Report) -> dict[str, Any]:
     """Score the answers that need no network, before training: so every picture is known to be readable."""
-    if job.resumed and (job.folder.path / runfolder.BASELINES).exists():
-        return job.folder.read(runfolder.BASELINES)
+    if job.resumed and (kept := _kept_baselines(job)) is not None:
+        return kept
     baselines = baseline_scores(
-        job.training, job.validation, threads=job.settings.train.threads, report=report
+        job.training,
+        job.validation,
+        threads=job.settings.train.threads,
+        report=report,
+        check=_size_check(job.graph),
     )
     job.folder.write(runfolder.BASELINES, baselines)
     return baselines
+
+
+def _kept_baselines(job: Job) -> dict[str, Any] | None:
+    """Return the baselines that were scored before, unless they are not scores of these classes."""
+    try:
+        kept = job.folder.read(runfolder.BASELINES)
+    except InputError:
+        return None
+    return kept if are_scores(kept, job.validation.classes) else None
+
+
+def _size_check(graph: Graph) -> Callable[[Sample], None]:
+    """Return what raises `InputError` for a picture of a size that the network cannot predict."""
+    fitting: set[tuple[int, ...]] = set()
+
+    def check(sample: Sample) -> None:
+        height, width = sample.label.shape
+        if (height, width) in fitting:
+            return
+        try:
+            graph.check((1, 3, height, width))
+        except GraphError as error:
+            raise InputError(
+                f"{sample.name}: {width}x{height} (width x height) does not fit the architecture: {error}; "
+                "replace this picture or take it off data.val_list"
+            ) from None
+        fitting.add((height, width))
+
+    return check
 
 
 def _result(
@@ -264,6 +324,14 @@ def _result(
         "seeds": {"train": train.seed} | ({"scenes": data.scene_seed} if data.kind == "scenes" else {}),
         "environment": job.folder.read(runfolder.ENVIRONMENT),
     }
+
+
+def _card(job: Job, result: Mapping[str, object]) -> dict[str, object]:
+    """What goes with the weights: what they were trained on and how, what they score, what they take."""
+    told = ("architecture", "benchmark", "protocol", "metrics", "steps", "batch", "seeds")
+    preprocessing = {"channels": "RGB / 255", "mean": IMAGENET_MEAN, "deviation": IMAGENET_STD}
+    return {**{key: result[key] for key in told}, "classes": job.validation.classes,
+            "preprocessing": preprocessing}  # fmt: skip
 
 
 def _title(job: Job) -> str:

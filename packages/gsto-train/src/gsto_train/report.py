@@ -11,6 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from gsto_train.output import standard_output
+
 Scores = Mapping[str, Any]
 """A result's metrics: mean_iou, pixel_accuracy, mean_accuracy and iou by class; None where undefined."""
 
@@ -28,7 +30,8 @@ class Report:
 
     def say(self, text: str) -> None:
         """Say one line where the table goes."""
-        self._out.print(Text(text), soft_wrap=True)
+        with standard_output():
+            self._out.print(Text(text), soft_wrap=True)
 
     @contextmanager
     def training(self, start: int, total: int) -> Iterator["StepReport"]:
@@ -59,7 +62,8 @@ class Report:
         for key in ("mean_iou", "pixel_accuracy", "mean_accuracy"):
             label = key.replace("_", " ").replace("iou", "IoU")
             table.add_row(label, *(_fraction(scores[key]) for scores in columns.values()))
-        self._out.print(table)
+        with standard_output():
+            self._out.print(table)
 
 
 class StepReport:

@@ -5,6 +5,7 @@ from pathlib import Path
 from gsto_spec.backend import Backend, backend, backends
 from gsto_spec.graph import Graph
 from gsto_spec.locate import locate
+from gsto_spec.ops import Input, Parameter
 from gsto_train.data.samples import Dataset
 from gsto_train.errors import InputError, nearest
 from gsto_train.settings import ArchitectureSettings, DataSettings
@@ -51,10 +52,13 @@ def _check_choice(key: str, value: str, known: tuple[str, ...], owner: str) -> N
 def load_graph(architecture: ArchitectureSettings, classes: int) -> Graph:
     """Return the graph of a catalogue name, a graph's JSON file or module:attribute, for so many classes.
 
-    Raises `InputError`, or `gsto_spec`'s error, where there is none or its outputs are not `classes` wide.
+    Raises `InputError`, or `gsto_spec`'s error, where there is none or it cannot be trained: other
+    inputs than pictures, outputs that are not `classes` wide, nothing to learn.
     """
     graph = locate(architecture.name, classes=classes, form=architecture.form)
+    _check_inputs(architecture.name, graph)
     _check_outputs(architecture.name, graph, classes)
+    _check_learns(architecture.name, graph)
     return graph
 
 
@@ -83,11 +87,42 @@ def _listed(data: DataSettings, list_file: str) -> Dataset:
     return ListedImages(data.folder, list_file, classes=data.classes, ignore_label=data.ignore_label)
 
 
+def _check_inputs(name: str, graph: Graph) -> None:
+    if list(graph.inputs.values()) != [3]:
+        found = (
+            ", ".join(f"{each} ({channels} channels)" for each, channels in graph.inputs.items()) or "none"
+        )
+        raise InputError(f"architecture {name!r}: expected one input of 3 channels, found {found}")
+
+
+def _check_learns(name: str, graph: Graph) -> None:
+    """Raise `InputError` unless some output depends on a parameter that is learnt."""
+    reached, pending = set[str](), list(graph.outputs.values())
+    while pending:
+        node = pending.pop()
+        if node not in reached:
+            reached.add(node)
+            pending.extend(graph.by_name[node].operands)
+    if not graph.trainable:
+        raise InputError(f"architecture {name!r}: expected a trainable parameter, found none to learn")
+    if reached.isdisjoint(graph.trainable):
+        first = next(iter(graph.trainable))
+        raise InputError(
+            f"architecture {name!r}: expected outputs that depend on a trainable parameter, found that none "
+            f"does, not even on {first!r}"
+        )
+
+
 def _check_outputs(name: str, graph: Graph, classes: int) -> None:
     violation = graph.training_form_violation()
     if violation is not None:
         raise InputError(f"architecture {name!r} cannot be trained: {violation}")
     for output, node in graph.outputs.items():
+        if isinstance(graph.by_name[node].op, Input | Parameter):
+            raise InputError(
+                f"architecture {name!r}: output {output!r} is {node!r}, an input or a parameter; expected a "
+                "feature map computed from the input"
+            )
         channels = graph.shapes[node][1]
         if channels != classes:
             raise InputError(

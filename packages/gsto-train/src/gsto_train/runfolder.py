@@ -1,5 +1,6 @@
 """The folder of one run: its configuration, environment, graph, metrics, checkpoints and result."""
 
+import contextlib
 import json
 import os
 import re
@@ -17,6 +18,11 @@ METRICS, EVALUATIONS, BASELINES, RESULT = (
     "result.json",
 )
 
+MODEL = "model"
+"""The trained network as a saved model."""
+
+_FILES = (CONFIG, ENVIRONMENT, GRAPH, METRICS, EVALUATIONS, BASELINES, RESULT)
+
 RUNS = Path("runs")
 """Where runs go that were given no folder."""
 
@@ -24,8 +30,9 @@ RUNS = Path("runs")
 class RunFolder:
     """A run's folder: made new and empty, or opened to go on with."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, made: tuple[Path, ...] = ()) -> None:
         self.path = path
+        self._made = made
 
     @property
     def checkpoints(self) -> Path:
@@ -35,6 +42,7 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
         """Make the folder; raises `InputError` where it holds something or cannot be written."""
+        absent = tuple(folder for folder in (path, *path.parents) if not folder.exists())
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
@@ -45,7 +53,7 @@ class RunFolder:
             (path / "checkpoints").mkdir()
         except OSError as error:
             raise _unwritable(path, error) from None
-        return cls(path)
+        return cls(path, (path / "checkpoints", *absent))
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -62,6 +70,20 @@ class RunFolder:
             raise _unwritable(path, error) from None
         return cls(path)
 
+    def discard(self) -> bool:
+        """Remove what a new run wrote, unless it holds a checkpoint; returns whether the way is free again.
+
+        Only the run's own files go, and of the folders those that it made and that are empty then.
+        """
+        if not self._made or any(self.checkpoints.glob("step-*")):
+            return False
+        for name in _FILES:
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
+        return True
+
     def write(self, name: str, value: object) -> None:
         """Write a JSON file, whole or not at all."""
         write_json(self.path / name, value)
@@ -71,7 +93,7 @@ class RunFolder:
         path = self.path / name
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: expected a JSON object, found an error: {error}") from None
         if not isinstance(value, dict):
             raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
@@ -118,9 +140,10 @@ def _number(found: str, name: str) -> int | None:
 
 def _step(line: str) -> int | None:
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    return step if isinstance(step, int) else None
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:

@@ -14,9 +14,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
-from gsto_train.errors import InputError, nearest
+from gsto_train.errors import InputError, is_text, nearest
 
 T = TypeVar("T")
+
+_LARGEST_WHOLE = 2**63 - 1
+_SHOWN = 200
+"""Characters of a wrong value that an error repeats."""
 
 Values = Mapping[str, object]
 """Dotted key -> value, as TOML or JSON gives it."""
@@ -33,6 +37,7 @@ class Rule:
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
+    below: float | None = None
     only: tuple[str, object] | None = None
     instead_of: str | None = None
     free: bool = False
@@ -44,12 +49,13 @@ def setting(
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
+    below: float | None = None,
     only: tuple[str, object] | None = None,
     instead_of: str | None = None,
     free: bool = False,
 ) -> Any:
     """Declare a dataclass field that is a setting, with its `Rule`."""
-    rule = Rule(at_least, above, at_most, only, instead_of, free)
+    rule = Rule(at_least, above, at_most, below, only, instead_of, free)
     return field(default=default, metadata={"rule": rule})
 
 
@@ -133,7 +139,11 @@ def assignment(text: str) -> tuple[str, object]:
 def _parsed(text: str) -> object:
     try:
         table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except RecursionError:
+        raise InputError(
+            f"--set {text[:_SHOWN]!r}...: expected a value, found brackets nested too deep"
+        ) from None
+    except ValueError:  # No TOML, or a whole number of more digits than Python reads.
         with contextlib.suppress(ValueError):  # TOML knows neither .5 nor 5.
             return float(text)
         return text
@@ -218,6 +228,9 @@ def _walk(settings: object, prefix: str) -> Iterator[tuple[str, object]]:
 
 def _convert(expected: Any, rule: Rule, value: object, key: str) -> object:
     """Return the value in the declared type, or raise `InputError` with key, expected and found."""
+    for text in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(text, str) and not is_text(text):
+            raise InputError(f"setting {key!r}: expected UTF-8 text without NUL, found {text!a}; rename it")
     try:
         return _converted(expected, rule, value)
     except _Mismatch:
@@ -259,12 +272,15 @@ def _converted_list(arguments: tuple[Any, ...], rule: Rule, value: object) -> tu
 
 
 def _converted_number(expected: type[int] | type[float], rule: Rule, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | expected) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | expected):
+        raise _Mismatch
+    if not (abs(value) <= _LARGEST_WHOLE if isinstance(value, int) else math.isfinite(value)):
         raise _Mismatch
     if (
         (rule.at_least is not None and value < rule.at_least)
         or (rule.above is not None and value <= rule.above)
         or (rule.at_most is not None and value > rule.at_most)
+        or (rule.below is not None and value >= rule.below)
     ):
         raise _Mismatch
     return expected(value)
@@ -292,10 +308,19 @@ def _describe(expected: Any, rule: Rule, many: bool = False) -> str:
 
 
 def _bounds(rule: Rule) -> str:
-    bounds = (("at least", rule.at_least), ("above", rule.above), ("at most", rule.at_most))
+    bounds = (
+        ("at least", rule.at_least),
+        ("above", rule.above),
+        ("at most", rule.at_most),
+        ("below", rule.below),
+    )
     told = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
     return f", {told}" if told else ""
 
 
 def _show(value: object) -> str:
-    return json.dumps(value, default=str, ensure_ascii=False)
+    try:
+        shown = json.dumps(value, default=str, ensure_ascii=False)
+    except (ValueError, RecursionError):  # More digits than Python writes, or nested too deep.
+        return f"a {type(value).__name__} too large to show"
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}... ({len(shown)} characters)"

@@ -7,6 +7,9 @@ from gsto_spec.objective import STAGE_WEIGHTS
 from gsto_train.errors import InputError
 from gsto_train.schema import Values, read, setting
 
+LARGEST_SIDE, LARGEST_AREA = 65536, 2**28
+"""Of a picture or crop, in pixels: far past what trains, and short of what overflows."""
+
 
 @dataclass(frozen=True)
 class ArchitectureSettings:
@@ -39,18 +42,20 @@ class DataSettings:
     """
 
     kind: Literal["scenes", "list"]
-    crop: tuple[int, int] = setting(at_least=1)
+    crop: tuple[int, int] = setting(at_least=1, at_most=LARGEST_SIDE)
     folder: str | None = setting(None, only=("kind", "list"), free=True)
     train_list: str = setting("train.txt", only=("kind", "list"))
     val_list: str = setting("val.txt", only=("kind", "list"))
     classes: tuple[str, ...] | None = setting(None, only=("kind", "list"))
     ignore_label: int | None = setting(None, at_least=0, at_most=255, only=("kind", "list"))
-    scene_size: tuple[int, int] = setting((128, 256), at_least=16, only=("kind", "scenes"))
-    train_scenes: int = setting(400, at_least=1, only=("kind", "scenes"))
-    val_scenes: int = setting(50, at_least=1, only=("kind", "scenes"))
+    scene_size: tuple[int, int] = setting(
+        (128, 256), at_least=16, at_most=LARGEST_SIDE, only=("kind", "scenes")
+    )
+    train_scenes: int = setting(400, at_least=1, at_most=10**7, only=("kind", "scenes"))
+    val_scenes: int = setting(50, at_least=1, at_most=10**7, only=("kind", "scenes"))
     scene_seed: int = setting(0, at_least=0, only=("kind", "scenes"))
-    base_size: int | None = setting(None, at_least=1)
-    scales: tuple[float, ...] = setting((1.0,), above=0)
+    base_size: int | None = setting(None, at_least=1, at_most=LARGEST_SIDE)
+    scales: tuple[float, ...] = setting((1.0,), above=0, at_most=64)
     flip: bool = True
     flip_pairs: tuple[tuple[int, int], ...] | None = setting(None, at_least=0, only=("flip", True))
 
@@ -71,7 +76,7 @@ class TrainSettings:
     evaluation_batch: pictures predicted at once; threads: that load pictures.
     """
 
-    batch: int = setting(at_least=1)
+    batch: int = setting(at_least=1, at_most=65536)
     learning_rate: float = setting(above=0)
     steps: int | None = setting(None, at_least=1, instead_of="epochs")
     epochs: int | None = setting(None, at_least=1, instead_of="steps")
@@ -81,10 +86,10 @@ class TrainSettings:
     factor: float = setting(0.1, above=0, at_most=1, only=("schedule", "steps"))
     optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: float = setting(0.9, at_least=0, at_most=1, only=("optimizer", "sgd"))
-    beta1: float = setting(0.9, at_least=0, at_most=1, only=("optimizer", "adam"))
-    beta2: float = setting(0.999, at_least=0, at_most=1, only=("optimizer", "adam"))
+    beta1: float = setting(0.9, at_least=0, below=1, only=("optimizer", "adam"))
+    beta2: float = setting(0.999, at_least=0, below=1, only=("optimizer", "adam"))
     epsilon: float = setting(1e-8, above=0, only=("optimizer", "adam"))
-    weight_decay: float = setting(5e-4, at_least=0)
+    weight_decay: float = setting(5e-4, at_least=0, at_most=1e6)
     batch_norm_momentum: float | None = setting(None, above=0, at_most=1)
     seed: int = setting(0, at_least=0)
     precision: str = "float32"
@@ -92,8 +97,8 @@ class TrainSettings:
     log_every: int = setting(10, at_least=1, free=True)
     checkpoint_every: int = setting(500, at_least=0, free=True)
     evaluate_every: int = setting(0, at_least=0, free=True)
-    evaluation_batch: int = setting(4, at_least=1, free=True)
-    threads: int = setting(2, at_least=1, free=True)
+    evaluation_batch: int = setting(4, at_least=1, at_most=65536, free=True)
+    threads: int = setting(2, at_least=1, at_most=1024, free=True)
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ class LossSettings:
     class_weights: tuple[float, ...] | None = setting(None, at_least=0)
     ohem: bool = False
     ohem_threshold: float = setting(0.9, above=0, at_most=1, only=("ohem", True))
-    ohem_kept_per_image: float = setting(131072 / 3, above=0, only=("ohem", True))
+    ohem_kept_per_image: float = setting(131072 / 3, above=0, at_most=LARGEST_AREA, only=("ohem", True))
 
 
 @dataclass(frozen=True)
@@ -139,4 +144,19 @@ def resolve(base: Values, overrides: Values | None = None) -> Settings:
         raise InputError(
             "expected one of the settings 'train.steps' and 'train.epochs', found both or neither"
         )
+    _check_sizes(settings.data)
     return settings
+
+
+def _check_sizes(data: DataSettings) -> None:
+    for key, (height, width) in (("crop", data.crop), ("scene_size", data.scene_size)):
+        if height * width > LARGEST_AREA:
+            raise InputError(
+                f"setting 'data.{key}': expected at most {LARGEST_AREA} pixels in all, "
+                f"found {height} x {width}"
+            )
+    if data.base_size is not None and data.base_size * max(data.scales) > LARGEST_SIDE:
+        raise InputError(
+            f"setting 'data.base_size': expected at most {LARGEST_SIDE} pixels at the largest of "
+            f"'data.scales', found {data.base_size} x {max(data.scales):g}; lower one of the two"
+        )

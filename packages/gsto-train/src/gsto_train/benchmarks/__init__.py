@@ -46,7 +46,7 @@ def load(name: str) -> Benchmark:
 
     Raises `InputError` for an unknown name, with the nearest one, and for a file that is not a benchmark.
     """
-    values = flatten(_table(name))
+    values = _table(name)
     record = {
         key.removeprefix("record."): values.pop(key) for key in list(values) if key.startswith("record.")
     }
@@ -59,8 +59,10 @@ def load(name: str) -> Benchmark:
 
 def _table(name: str) -> dict[str, object]:
     try:
-        return tomllib.loads(_text(name))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return flatten(tomllib.loads(_text(name)))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{name}: expected TOML, found an error: {error}") from None
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from gsto_train.data.samples import MAX_CLASSES, Palette, default_palette
-from gsto_train.errors import InputError, nearest_path
+from gsto_train.errors import InputError, is_text, nearest, nearest_path
 
 CLASSES_FILE = "classes.json"
+
+_KEYS = ("classes", "num_classes", "ignore_index", "palette")
+_DESCRIPTIVE_KEYS = frozenset({"name", "ignore_name", "size_wh", "stats", "jpeg"})
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ def read_classes(root: str | Path) -> ClassTable:
     """
     path = existing_folder(root) / CLASSES_FILE
     table = _read_object(path)
+    _check_keys(path, table)
     names = _names(path, table)
     return ClassTable(names, _palette(path, table, len(names)), _ignore_label(path, table))
 
@@ -38,12 +42,26 @@ def read_classes(root: str | Path) -> ClassTable:
 def class_names(classes: Sequence[str] | int) -> tuple[str, ...]:
     """Return the names given, or "class 0", "class 1", ... for a number.
 
-    Raises InputError for none, or for more than 8-bit labels hold.
+    Raises InputError for none, more than 8-bit labels hold, and a name that comes twice or is no text.
     """
     count = classes if isinstance(classes, int) else len(classes)
     if not 1 <= count <= MAX_CLASSES:
         raise InputError(f"classes: expected 1 to {MAX_CLASSES} of them (labels are 8-bit), found {count}")
-    return tuple(f"class {k}" for k in range(classes)) if isinstance(classes, int) else tuple(classes)
+    if isinstance(classes, int):
+        return tuple(f"class {k}" for k in range(classes))
+    _check_names(classes)
+    return tuple(classes)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise InputError(
+                f"classes: expected each name once, found {name!r} as class {names.index(name)} and "
+                f"class {index}; rename one"
+            )
+        if not is_text(name):
+            raise InputError(f"classes: expected names in UTF-8, found {name!a}; rename it")
 
 
 def existing_folder(root: str | Path) -> Path:
@@ -58,23 +76,31 @@ def existing_folder(root: str | Path) -> Path:
 
 def _read_object(path: Path) -> Mapping[str, Any]:
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         mend = "write one, or give the names or the number of classes"
         raise InputError(f"{path}: no such file; {mend}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a JSON object, found an error: {error}") from None
     if not isinstance(table, dict):
         raise InputError(f"{path}: expected a JSON object, found a {type(table).__name__}")
     return table
 
 
+def _check_keys(path: Path, table: Mapping[str, Any]) -> None:
+    """Raise InputError for a misspelt key: one close to a key that is not there; others are free."""
+    absent = [key for key in _KEYS if key not in table]
+    for key in table.keys() - {*_KEYS, *_DESCRIPTIVE_KEYS}:
+        if hint := nearest(key, absent):
+            raise InputError(f"{path}: unknown key {key!a}{hint}; rename it, or remove it")
+
+
 def _names(path: Path, table: Mapping[str, Any]) -> tuple[str, ...]:
     number = table.get("num_classes")
     names = table.get("classes", number)
-    if not isinstance(names, int) and not _is_list_of(names, str):
+    if not _is_integer(names) and not _is_list_of(names, str):
         raise InputError(f'{path}: expected "classes", a list of names, or "num_classes", found {names!r}')
-    if isinstance(names, list) and number not in (None, len(names)):
+    if isinstance(names, list) and number is not None and not (_is_integer(number) and number == len(names)):
         raise InputError(f'{path}: "num_classes" is {number}, but "classes" has {len(names)} names; mend one')
     try:
         return class_names(names)
@@ -84,7 +110,9 @@ def _names(path: Path, table: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _ignore_label(path: Path, table: Mapping[str, Any]) -> int | None:
     label = table.get("ignore_index")
-    if label is None or isinstance(label, int):
+    if label is None:
+        return None
+    if isinstance(label, int) and _is_integer(label):
         return label
     raise InputError(f'{path}: expected "ignore_index" to be an integer or null, found {label!r}')
 
@@ -98,9 +126,15 @@ def _palette(path: Path, table: Mapping[str, Any], classes: int) -> Palette:
     return tuple((red, green, blue) for red, green, blue in colours[:classes])
 
 
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _is_list_of(value: object, kind: type) -> bool:
     return isinstance(value, list) and all(isinstance(item, kind) for item in value)
 
 
 def _is_colour(value: list[object]) -> bool:
-    return len(value) == 3 and all(isinstance(item, int) and 0 <= item <= 255 for item in value)
+    return len(value) == 3 and all(
+        isinstance(item, int) and _is_integer(item) and 0 <= item <= 255 for item in value
+    )

@@ -1,0 +1,29 @@
+"""Standard output, which may be full or closed."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+
+class OutputError(Exception):
+    """Standard output could not be written; nothing else is wrong."""
+
+
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """Turn an OSError from printing into `OutputError`, and give up what is not printed yet."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        give_up()
+        raise OutputError(f"standard output: {error.strerror}") from None
+
+
+def give_up() -> None:
+    """Send standard output nowhere, since Python writes the rest of its buffer once more at the end."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
