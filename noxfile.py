@@ -14,12 +14,13 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "imports", "repository", "tests"]
 
 ROOT = Path(__file__).parent
-PACKAGES = ("gsto-spec", "gsto-torch", "gsto-train")
+PACKAGES = ("gsto-spec", "gsto-torch", "gsto-jax", "gsto-train")
 
 # A package under test, what is installed beside it, and what its environment must lack.
 TEST_ENVIRONMENTS = [
     nox.param("gsto-spec", [], ["torch", "jax", "flax"], id="gsto-spec"),
     nox.param("gsto-torch", ["gsto-spec"], ["jax", "flax", "gsto_train"], id="gsto-torch"),
+    nox.param("gsto-jax", ["gsto-spec"], ["torch", "gsto_train"], id="gsto-jax"),
     nox.param("gsto-train", ["gsto-spec", "gsto-torch"], ["jax", "flax"], id="gsto-train"),
 ]
 
