@@ -50,9 +50,9 @@ def _fixed(text: str, graph: Graph, classes: int | None, form: FormName | None) 
     if form is not None:
         raise LocateError(f"{text}: a graph's form is fixed; leave the form {form} out")
     for output, node in graph.outputs.items():
-        channels = graph.shapes[node][1] if is_feature(graph.shapes[node]) else "no"
-        if classes is not None and channels != classes:
-            raise LocateError(f"{text}: output {output} has {channels} channels, expected one for each of "
+        shape = graph.shapes[node]
+        if classes is not None and is_feature(shape) and shape[1] != classes:
+            raise LocateError(f"{text}: output {output} has {shape[1]} channels, expected one for each of "
                               f"{classes} classes (a graph's are fixed)")  # fmt: skip
     return graph
 
