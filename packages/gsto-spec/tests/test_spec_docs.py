@@ -62,7 +62,9 @@ def test_every_label_is_enforced_documented_and_tested(package: str) -> None:
     documented = documented_labels(package)
     assert documented
     assert len(documented) == len(set(documented))
-    assert labels_in_comments(package) == set(documented)
+    # A backend may enforce a graph's constraint again, on its own inputs.
+    shared = set(documented_labels("gsto-spec")) if package != "gsto-spec" else set()
+    assert labels_in_comments(package) - shared == set(documented)
     assert labels_in_test_names(package) == set(documented)
     assert labels_in_strings(package) <= set(re.findall(rf"^- ({LABEL}): ", OPS_PAGE, re.MULTILINE))
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import gsto_spec
+from gsto_spec.backend import backends
 from gsto_train import benchmarks
 from gsto_train.cli import main
 from gsto_train.resolve import load_graph
@@ -267,8 +268,9 @@ def test_wrong_input_is_told_in_one_line_before_anything_is_made(
 
 
 def test_an_absent_backend_is_told_with_what_to_install(command: Any) -> None:
-    command.backend = "jax"
-    assert "install the package gsto-jax" in command("--output", "run").failure
+    for absent in {"torch", "jax"} - set(backends()):
+        command.backend = absent
+        assert f"install the package gsto-{absent}" in command("--output", "run").failure
     command.backend = "linaer"
     unknown = command("--output", "run")
     assert unknown.status == 2
