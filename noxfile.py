@@ -12,6 +12,7 @@ nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "imports", "repository", "tests"]
+# Not among them: tests_jax, which takes longer than all the others together.
 
 ROOT = Path(__file__).parent
 PACKAGES = ("gsto-spec", "gsto-torch", "gsto-jax", "gsto-train")
@@ -20,7 +21,6 @@ PACKAGES = ("gsto-spec", "gsto-torch", "gsto-jax", "gsto-train")
 TEST_ENVIRONMENTS = [
     nox.param("gsto-spec", [], ["torch", "jax", "flax"], id="gsto-spec"),
     nox.param("gsto-torch", ["gsto-spec"], ["jax", "flax", "gsto_train"], id="gsto-torch"),
-    nox.param("gsto-jax", ["gsto-spec"], ["torch", "gsto_train"], id="gsto-jax"),
     nox.param("gsto-train", ["gsto-spec", "gsto-torch"], ["jax", "flax"], id="gsto-train"),
 ]
 
@@ -84,6 +84,14 @@ def tests(session: nox.Session, package: str, beside: list[str], absent: list[st
     install(session, "hypothesis", "pytest", *map(folder, [*beside, package]))
     session.run("python", "-c", REFUSE_PRESENT, *absent, log=False)
     session.run("pytest", f"{folder(package)}/tests", *session.posargs)
+
+
+@nox.session
+def tests_jax(session: nox.Session) -> None:
+    """Tests of gsto-jax, in an environment without torch; about a quarter of an hour."""
+    install(session, "hypothesis", "pytest", folder("gsto-spec"), folder("gsto-jax"))
+    session.run("python", "-c", REFUSE_PRESENT, "torch", "gsto_train", log=False)
+    session.run("pytest", f"{folder('gsto-jax')}/tests", *session.posargs)
 
 
 @nox.session
