@@ -1,0 +1,202 @@
+"""The checks: each puts one case to one backend, through the contract alone, and raises `Disagreement`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conformance import expected, noise, tolerance, trajectory
+from conformance.cases import Case, Subject, computed, every_node
+from conformance.compare import Comparison
+from conformance.expected import Quantities, Quantity
+from conformance.rules import value_magnitude
+from gsto_spec import Graph, cost
+from gsto_spec.backend import OPTIMIZER_PREFIX, Trainer
+from gsto_spec.objective import SGD
+
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
+
+RATE = 0.01
+MOMENTUM = f"{OPTIMIZER_PREFIX}momentum/"
+
+
+# Inference
+
+
+def nodes(subject: Subject, case: Case) -> None:
+    """Every intermediate: its shape, its value from the backend's own operands, and from the start."""
+    graph = every_node(case.graph)
+    got = subject.predictor(graph, case.weights).predict(case.image)
+    _names(subject, case, "shapes", got, graph.outputs)
+    _shapes(subject, case, graph, got)
+    local = Comparison(subject, case, "each op", across=False)
+    for node in computed(graph):
+        operands = [_given(case, got, name) for name in node.operands]
+        result = expected.one_op(node, operands)
+        if subject.precision == "float64":
+            magnitude = value_magnitude(node.op, operands, result, False, [np.abs(o) for o in operands])
+            bound = tolerance.MEANING * magnitude
+        else:
+            bound = tolerance.local_bound(node.op, operands, result, subject.unit_roundoff)
+        local.pointwise(node.name, got[node.name], result, bound)
+    compare_inference(subject, case, "every node", {node.name: node.name for node in computed(graph)}, got)
+
+
+def _given(case: Case, got: Arrays, name: str) -> Array:
+    """An operand as the backend had it, in float64."""
+    if name in got:
+        return np.asarray(got[name], np.float64)
+    leaf = case.image if name in case.graph.inputs else case.weights[name]
+    return np.asarray(leaf, np.float64)
+
+
+def forward(subject: Subject, case: Case, *other_shapes: tuple[int, int, int, int]) -> None:
+    """The outputs of the graph as it is, and again on images of other sizes."""
+    predictor = subject.predictor(case.graph, case.weights)
+    for shape in (case.shape, *other_shapes):
+        sized = replace(case, shape=shape)
+        got = predictor.predict(sized.image)
+        _names(subject, sized, "outputs", got, case.graph.outputs)
+        compare_inference(subject, sized, "outputs", sized.graph.outputs, got)
+
+
+def _names(subject: Subject, case: Case, row: str, got: Arrays, outputs: Mapping[str, str]) -> None:
+    """The declared names in the declared order, in the precision asked for."""
+    facts = Comparison(subject, case, row)
+    facts.agree("names and order of outputs", list(got), list(outputs))
+    kinds = {str(np.asarray(array).dtype) for array in got.values()}
+    facts.agree("dtype of outputs", kinds, {subject.precision})
+
+
+def _shapes(subject: Subject, case: Case, graph: Graph, got: Arrays) -> None:
+    facts, shapes = Comparison(subject, case, "shapes"), graph.check(case.shape)
+    for node in computed(graph):
+        facts.agree(node.name, np.shape(got[node.name]), shapes[node.name])
+
+
+def compare_inference(subject: Subject, case: Case, row: str, wanted: Mapping[str, str], got: Arrays) -> None:
+    """Outputs (name -> node) in inference mode, from the start."""
+    answers = expected.inference(case)
+    runs = noise.inference_strays(case, subject.precision)
+    if subject.precision == "float64":
+        noise.require_conditioned(answers, {node: runs[0][node] for node in wanted.values()})
+    comparison = Comparison(subject, case, row)
+    for name, node in wanted.items():
+        quantity = answers[node]
+        if subject.precision == "float64":
+            comparison.pointwise(name, got[name], quantity.want, tolerance.MEANING * quantity.magnitude)
+        else:
+            bound = tolerance.spread(quantity.want, [run[node] for run in runs])
+            floor = expected.local_floor(case, node, subject.unit_roundoff)
+            comparison.normwise(name, got[name], quantity.want, bound + floor)
+
+
+# Training
+
+
+def training(subject: Subject, case: Case) -> None:
+    """One step: losses, every gradient, running statistics, counts; then two more: statistics again."""
+    noise.require_fair(case, subject.precision)
+    _training(subject, case)
+
+
+def whole_training(subject: Subject, case: Case) -> None:
+    """As `training` for a graph with too many choices for all of them to be clear in float32."""
+    if subject.precision == "float64":
+        noise.require_fair(case, subject.precision)
+    _training(subject, case)
+
+
+def _training(subject: Subject, case: Case) -> None:
+    trainer = subject.trainer(case)
+    losses = trainer.step(case.batch, RATE)
+    state = trainer.state()
+    _counts(subject, case, state)
+    answers = expected.training(case)
+    compare(subject, case, "losses", {name: float(value) for name, value in losses.items()})
+    backwards = dict(reversed(answers.gradients.items()))
+    compare(subject, case, "gradients", {name: state[f"{MOMENTUM}{name}"] for name in backwards})
+    compare(subject, case, "statistics", {name: state[name] for name in answers.statistics})
+    if subject.precision == "float64":
+        _two_more_steps(subject, case, trainer)
+
+
+def compare(subject: Subject, case: Case, check: str, got: Mapping[str, Any], row: str = "") -> None:
+    """`losses`, `gradients` or `statistics` of one step, counted in a row of that name or another."""
+    answers: Quantities = getattr(expected.training(case), check)
+    comparison = Comparison(subject, case, row or check)
+    comparison.agree(f"names of {check}", sorted(got), sorted(answers))
+    for name, found in got.items():
+        quantity = answers[name]
+        if subject.precision == "float64":
+            comparison.pointwise(name, found, quantity.want, tolerance.MEANING * quantity.magnitude)
+        else:
+            runs = [run.of(check)[name] for run in noise.strays(case, subject.precision)]
+            bound = tolerance.spread(quantity.want, runs) + _floor(quantity, subject.unit_roundoff)
+            comparison.normwise(name, found, quantity.want, bound)
+
+
+def _floor(quantity: Quantity, u: float) -> float:
+    """The bound of the last sum alone, for tensors so small that five runs may agree by chance."""
+    return tolerance.norm(tolerance.summation(quantity.terms + 4, u) * quantity.magnitude)
+
+
+def _counts(subject: Subject, case: Case, state: Arrays) -> None:
+    """What the backend really keeps: every tensor and no more, a slot for each learnt one, in its shape."""
+    facts, graph = Comparison(subject, case, "counts"), case.graph
+    slots = {f"{MOMENTUM}{name}": shape for name, shape in graph.trainable.items()}
+    wanted = {**graph.parameters, **slots}
+    facts.agree("names of the state", sorted(state), sorted(wanted))
+    for name, shape in wanted.items():
+        facts.agree(name, np.shape(state[name]), shape)
+    learnt = sum(np.size(state[name]) for name in slots)
+    facts.agree("parameters", learnt, cost(graph, case.shape).parameters)
+    kinds = {str(array.dtype) for array in state.values()}
+    facts.agree("dtype of the state", kinds, {subject.precision})
+
+
+def _two_more_steps(subject: Subject, case: Case, trainer: Trainer) -> None:
+    rates = (RATE,) * 3
+    trajectory.require_fair(case, rates, subject.precision)
+    for rate in rates[1:]:
+        trainer.step(case.batch, rate)
+    compare_states(subject, case, "state after 3 steps", rates, trainer.state())
+
+
+def steps(subject: Subject, case: Case, schedule: Any, count: int) -> None:
+    """So many optimiser steps at the rates of a schedule: every loss, weight, statistic and slot."""
+    rates = tuple(schedule.rate(step, count) for step in range(count))
+    trajectory.require_fair(case, rates, subject.precision)
+    trainer = subject.trainer(case)
+    losses = [float(trainer.step(case.batch, rate)["loss"]) for rate in rates]
+    kind = "SGD" if isinstance(case.training.optimizer, SGD) else "Adam"
+    row = f"{kind}, {type(schedule).__name__}"
+    if subject.precision == "float64":
+        want = np.asarray(trajectory.exact(case, rates).losses)
+        size = expected.training(case).losses["loss"].magnitude
+        bound = tolerance.STATES * np.maximum(size, np.abs(want))
+        Comparison(subject, case, row).pointwise("loss of each step", losses, want, bound)
+    compare_states(subject, case, row, rates, trainer.state())
+
+
+def compare_states(subject: Subject, case: Case, row: str, rates: tuple[float, ...], state: Arrays) -> None:
+    """A state after steps at these rates: weights, running statistics and slots."""
+    wanted, sizes = trajectory.exact(case, rates).state, trajectory.scales(case, rates)
+    comparison = Comparison(subject, case, row)
+    optimizer = case.training.optimizer
+    if (
+        isinstance(optimizer, SGD) and optimizer.momentum == 0
+    ):  # a velocity that nothing reads may be kept or not
+        wanted = {name: want for name, want in wanted.items() if name in state or MOMENTUM not in name}
+    comparison.agree("names of the state", sorted(state), sorted(wanted))
+    for name, want in wanted.items():
+        if subject.precision == "float64":
+            comparison.pointwise(name, state[name], want, tolerance.STATES * sizes[name])
+        else:
+            bound = trajectory.parting(case, rates, name)
+            comparison.normwise(name, state[name], want, bound)

@@ -1,0 +1,23 @@
+"""Losses with their edge cases, optimisers and schedules, on a small network."""
+
+import pytest
+
+from conformance import checks
+from conformance.cases import Subject
+from conformance.drawing import Drawing
+from conformance.strategies import objective_cases, optimizer_cases, statistics_cases
+
+
+@pytest.mark.cases("objectives")
+def test_losses_and_their_gradients(subject: Subject, block: tuple[int, int], drawing: Drawing) -> None:
+    drawing.put(checks.training, subject, objective_cases(), block)
+
+
+@pytest.mark.cases("optimizers")
+def test_ten_steps_of_each_optimizer(subject: Subject, block: tuple[int, int], drawing: Drawing) -> None:
+    drawing.put(checks.steps, subject, optimizer_cases(), block)
+
+
+@pytest.mark.cases("optimizers")
+def test_statistics_of_few_values(subject: Subject, block: tuple[int, int], drawing: Drawing) -> None:
+    drawing.put(checks.training, subject, statistics_cases(), block)

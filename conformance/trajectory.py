@@ -1,0 +1,114 @@
+"""Several optimiser steps: the oracle's, what they may be off by, and how far its own runs part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conformance.cases import Case
+from conformance.expected import oracle_trainer, training
+from conformance.noise import (
+    AMPLIFIED,
+    NUDGE,
+    ULP,
+    SetAside,
+    off_by_ulps,
+    require_decided,
+    stray_trainers,
+)  # fmt: skip
+from conformance.oracle import OracleTrainer
+from conformance.tolerance import MEANING, RUNS, STATES, norm
+from gsto_spec.backend import OPTIMIZER_PREFIX
+from gsto_spec.objective import SGD
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+
+Rates = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The state after all steps, the loss of each, and every node's value at each."""
+
+    state: Arrays
+    losses: tuple[float, ...]
+    values: tuple[Arrays, ...]
+
+
+def run(trainer: OracleTrainer, case: Case, rates: Rates) -> Run:
+    """Step once per rate on the case's batch."""
+    losses, values = [], []
+    for rate in rates:
+        values.append(trainer.run(case.batch["image"], training=True))
+        losses.append(float(trainer.step(case.batch, rate)["loss"]))
+    return Run(trainer.state(), tuple(losses), tuple(values))
+
+
+@lru_cache(maxsize=64)
+def exact(case: Case, rates: Rates) -> Run:
+    """The oracle's in float64."""
+    return run(oracle_trainer(case, "float64"), case, rates)
+
+
+@lru_cache(maxsize=64)
+def strays(case: Case, rates: Rates, precision: str) -> tuple[Run, ...]:
+    """The oracle's own runs: five in float32, an ulp apart and each in its order, or one that was nudged."""
+    trainers = stray_trainers(case, precision)
+    if precision == "float32":
+        trainers = [off_by_ulps(trainer, str(number)) for number, trainer in enumerate(trainers)]
+    return tuple(run(trainer, case, rates) for trainer in trainers)
+
+
+def require_fair(case: Case, rates: Rates, precision: str) -> None:
+    """Raise `SetAside` where rounding decides what the steps lead to."""
+    wanted, runs = exact(case, rates), strays(case, rates, precision)
+    for step, values in enumerate(wanted.values):
+        require_decided(case, values, [other.values[step] for other in runs])
+    if precision == "float64":
+        sizes = scales(case, rates)
+        for name, array in runs[0].state.items():
+            allowed = AMPLIFIED * (STATES / MEANING) * NUDGE * sizes[name]
+            if (np.abs(array - wanted.state[name]) > allowed).any():
+                raise SetAside("rounding is amplified more than 300,000 times")
+
+
+@lru_cache(maxsize=64)
+def scales(case: Case, rates: Rates) -> dict[str, float]:
+    """What was summed for each tensor of the state: the most that its start and its updates could come to."""
+    answers = training(case)
+    found: dict[str, float] = {f"{OPTIMIZER_PREFIX}step": 1.0}
+    for name, array in case.weights.items():
+        size = float(np.abs(array).max())
+        if name in answers.statistics:
+            found[name] = size + float(answers.statistics[name].magnitude.max())
+        else:
+            slope = float(answers.gradients[name].magnitude.max())
+            found |= _learnt_scales(case, name, size, slope, sum(rates))
+    return found
+
+
+def _learnt_scales(case: Case, name: str, size: float, slope: float, total_rate: float) -> dict[str, float]:
+    optimizer = case.training.optimizer
+    slope += optimizer.weight_decay * size
+    if isinstance(optimizer, SGD):
+        velocity = slope / (1 - optimizer.momentum)
+        return {name: size + total_rate * velocity, f"{OPTIMIZER_PREFIX}momentum/{name}": velocity}
+    slots = {"first": slope, "second": slope * slope}
+    return {name: size + total_rate, **{f"{OPTIMIZER_PREFIX}{key}/{name}": s for key, s in slots.items()}}
+
+
+def parting(case: Case, rates: Rates, name: str) -> float:
+    """float32: how far apart a tensor may be: `RUNS` x the largest distance of the oracle's own runs.
+
+    And rounding to the nearest number at each step, which runs that agree by chance would not show.
+    """
+    arrays = [np.asarray(other.state[name], np.float64) for other in strays(case, rates, "float32")]
+    largest = max(norm(a - b) for a, b in combinations(arrays, 2))
+    rounding = len(rates) * ULP * scales(case, rates)[name] * np.sqrt(arrays[0].size)
+    return RUNS * largest + float(rounding)
