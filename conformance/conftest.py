@@ -46,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--report", type=Path, default=Path("conformance-report"), metavar="DIR")
     group.addoption("--compilers", choices=["quick", "full"], default="quick",
                     help="how hard XLA tries; full compares compiled with eager too")  # fmt: skip
+    group.addoption("--part", action="store_true", help="leave the table to `python -m conformance`")
     group.addoption("--no-shrink", action="store_true", help="report the first failing case as it was drawn")
 
 
@@ -111,13 +112,13 @@ def drawing(pytestconfig: pytest.Config) -> Drawing:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    names = ("--precision", "--profile", "--compilers")
     if report.LEDGER.rows:
-        part = f"{session.config.getoption('--precision')}-{session.config.getoption('--profile')}"
-        report.write_part(report.LEDGER, part)
+        report.write_part(report.LEDGER, "-".join(session.config.getoption(name) for name in names))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if report.LEDGER.rows:
+    if report.LEDGER.rows and not config.getoption("--part"):
         terminalreporter.section("conformance")
         terminalreporter.write_line(report.to_text(report.LEDGER))
         folder = config.getoption("--report")
