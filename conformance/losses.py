@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conformance.arithmetic import PLAIN, Arithmetic
-from conformance.rules import resampling
+from conformance.rules import resampling, resampling_magnitude
 from gsto_spec.objective import CrossEntropy, Heatmap, Objective, Ohem, stage_weight
 from gsto_spec.ops import Resize
 
@@ -69,14 +69,16 @@ def _at_label(
     """Cross-entropy of the logits resized to the label, its gradient brought back through the resize."""
     size = (label.shape[1], label.shape[2])
     op = Resize("bilinear", objective.align_corners, size)
-    rows, columns = resampling(op, output, output)
-    logits, sizes = (sums.product(sums.product(rows, part), columns.T) for part in (output, magnitude))
-    at_label = _cross_entropy(loss, logits, sizes, label, sums)
-    gradient, gradient_magnitude = (
-        sums.product(sums.product(rows.T, part), columns)
-        for part in (at_label.gradient, at_label.gradient_magnitude)
+    rows, columns = resampling(op, output, output, sums)
+    wide_rows, wide_columns = resampling_magnitude(op, output, output)
+    logits = sums.product(sums.product(rows, output), columns.T)
+    at_label = _cross_entropy(loss, logits, wide_rows @ magnitude @ wide_columns.T, label, sums)
+    return Loss(
+        at_label.value,
+        sums.product(sums.product(rows.T, at_label.gradient), columns),
+        at_label.value_magnitude,
+        wide_rows.T @ at_label.gradient_magnitude @ wide_columns,
     )
-    return Loss(at_label.value, gradient, at_label.value_magnitude, gradient_magnitude)
 
 
 def _cross_entropy(loss: CrossEntropy, logits: Array, sizes: Array, label: Array, sums: Arithmetic) -> Loss:

@@ -7,7 +7,7 @@ result of every op off by `NUDGE` of what was summed for them, a thousand times 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,9 +18,11 @@ from conformance import rules
 from conformance.arithmetic import ORDERS
 from conformance.cases import Case
 from conformance.expected import KEPT, Quantities, inference, norms, oracle_trainer, training
+from conformance.losses import Loss
 from conformance.oracle import OracleBackend, OracleTrainer
+from gsto_spec.backend import Batch
 from gsto_spec.graph import Node
-from gsto_spec.objective import CrossEntropy
+from gsto_spec.objective import CrossEntropy, Objective
 from gsto_spec.ops import Concat, MaxPool, Relu, Slice
 from gsto_spec.reference import resize_bilinear
 
@@ -98,6 +100,19 @@ class NudgedOracle(OracleBackend):
         return [
             part if part is None else self._off(part, size) for part, size in zip(found, sizes, strict=True)
         ]
+
+    def losses(
+        self, objective: Objective, outputs: Arrays, magnitudes: Arrays, batch: Batch
+    ) -> dict[str, tuple[Loss, float]]:
+        found = super().losses(objective, outputs, magnitudes, batch)
+        return {name: (self._loss_off(loss), weight) for name, (loss, weight) in found.items()}
+
+    def _loss_off(self, loss: Loss) -> Loss:
+        return replace(
+            loss,
+            value=self._off(np.asarray(loss.value), loss.value_magnitude),
+            gradient=self._off(loss.gradient, loss.gradient_magnitude),
+        )
 
     def _off(self, array: Array, size: Any) -> Array:
         return np.asarray(array + NUDGE * self.generator.standard_normal(array.shape) * size)

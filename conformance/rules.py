@@ -345,6 +345,24 @@ def _max_pool_gradient(op: MaxPool, x: Array, upper: Array) -> Array:
 
 # Magnitudes: the same sums, of absolute values
 
+NEIGHBOURS = 1e-3
+"""The share of adjacent cells in a bilinear resize's magnitude: a coordinate off by an ulp reaches them."""
+
+
+def resampling_magnitude(
+    op: Resize | AvgPool | AdaptiveAvgPool, x: Array, like: Array
+) -> tuple[Array, Array]:
+    """`resampling` with what rounded coordinates may mix in."""
+    matrices = []
+    for matrix, align in zip(resampling(op, x, like), (0, 1), strict=True):
+        if isinstance(op, Resize) and op.method == "bilinear":
+            low, _, _ = interpolation(x.shape[2 + align], len(matrix), op.align_corners)
+            for shift in (-1, 0, 1, 2):
+                near = np.clip(low + shift, 0, x.shape[2 + align] - 1)
+                matrix[np.arange(len(matrix)), near] += NEIGHBOURS
+        matrices.append(matrix)
+    return matrices[0], matrices[1]
+
 
 def value_magnitude(
     op: Op, operands: Sequence[Array], result: Array, training: bool, magnitudes: Sequence[Array]
@@ -365,6 +383,9 @@ def value_magnitude(
             return np.asarray(result + weighted + result * weighted.sum(axis=1, keepdims=True))
         case Conv2d():
             return value(op, [np.abs(operand) for operand in operands], training)
+        case Resize():
+            rows, columns = resampling_magnitude(op, operands[0], operands[-1])
+            return np.asarray(rows @ magnitudes[0] @ columns.T)
         case _:
             return value(op, magnitudes, training)
 
@@ -393,6 +414,9 @@ def gradient_magnitudes(
             return [*for_x, *gradients(op, sizes, result, magnitude)[1:]]
         case Mul():
             return gradients(op, [np.abs(operand) for operand in operands], result, magnitude)
+        case Resize():
+            rows, columns = resampling_magnitude(op, operands[0], operands[-1])
+            return [rows.T @ magnitude @ columns, *[None] * (len(operands) - 1)]
         case _:
             return gradients(op, operands, result, magnitude)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from conformance import expected, trajectory
 from conformance.cases import Case, Subject
-from conformance.checks import RATE, compare_inference, compare_states
+from conformance.checks import RATE, compare_inference, compare_states, needed
 from conformance.compare import Comparison
 from conformance.failures import Disagreement
 from gsto_spec import Graph, GraphError, GstoError, WeightsError
@@ -61,7 +61,7 @@ def exchanges(subject: Subject, case: Case) -> None:
     trainer = subject.trainer(replace(case, seed=case.seed + 1))
     oracle.step(case.batch, RATE)
     trainer.load(oracle.state())
-    _identical(row, trainer.state(), oracle.state())
+    _identical(row, needed(case, trainer.state()), needed(case, oracle.state()))
     trainer.step(case.batch, RATE)
     oracle.load(trainer.state())
     oracle.step(case.batch, RATE)

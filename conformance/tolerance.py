@@ -75,6 +75,25 @@ def local_bound(op: Op, operands: Sequence[Array], result: Array, u: float) -> A
     return np.asarray(_rounding(op, operands, result, u) + tiny)
 
 
+def carried(op: Op, operands: Sequence[Array], result: Array, errors: Sequence[Array]) -> Array:
+    """How far a result moves where its operands are off by so much."""
+    match op:
+        case BatchNorm():
+            weight, variance = operands[1][:, None, None], operands[4][:, None, None]
+            return np.asarray(errors[0] * np.abs(weight) / np.sqrt(variance + op.eps))
+        case Sigmoid():
+            return np.asarray(errors[0] / 4)
+        case Softmax():
+            return np.asarray(result * (errors[0] + (result * errors[0]).sum(axis=1, keepdims=True)))
+        case Mul():
+            left, right = (np.abs(operand) for operand in operands)
+            return np.asarray(left * errors[1] + right * errors[0] + errors[0] * errors[1])
+        case Conv2d():
+            return value(op, [errors[0], np.abs(operands[1])], False)
+        case _:
+            return value(op, errors, False)
+
+
 def _rounding(op: Op, operands: Sequence[Array], result: Array, u: float) -> Array:
     sizes = [np.abs(operand) for operand in operands]
     match op:

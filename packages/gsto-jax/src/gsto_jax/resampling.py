@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from gsto_spec.reference import interpolation
 
-MOST_TAPS = 8
-"""Sums of more terms are done as a matrix product: slower to run, but far quicker to compile."""
+MOST_TAPS, SMALL_SIZE = 8, 32
+"""Sums of more terms, and axes no longer than this, are done as a matrix product: quicker to compile."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +96,10 @@ def resample(x: Array, axis: int, table: Callable[[int, int], Taps], target: int
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _apply(x: Array, axis: int, taps: Taps) -> Array:
-    few = taps.index.shape[1] <= MOST_TAPS
-    return _weighted_sum(x, axis, taps) if few else _product(x, axis, taps)
+    target, count = taps.index.shape
+    if count > MOST_TAPS or max(taps.source, target) <= SMALL_SIZE:
+        return _product(x, axis, taps)
+    return _weighted_sum(x, axis, taps)
 
 
 def _forward(x: Array, axis: int, taps: Taps) -> tuple[Array, None]:
@@ -122,5 +124,5 @@ def _weighted_sum(x: Array, axis: int, taps: Taps) -> Array:
 
 
 def _product(x: Array, axis: int, taps: Taps) -> Array:
-    result = jnp.tensordot(x, taps.matrix.astype(x.dtype), axes=(axis, 1), precision=lax.Precision.HIGHEST)
-    return jnp.moveaxis(result, -1, axis)
+    axes = "ih,nhwc->niwc" if axis == 1 else "iw,nhwc->nhic"
+    return jnp.einsum(axes, taps.matrix.astype(x.dtype), x, precision=lax.Precision.HIGHEST)
