@@ -14,7 +14,7 @@ from conformance.cases import Case, Subject, computed, every_node
 from conformance.compare import Comparison
 from conformance.expected import Quantities, Quantity
 from conformance.rules import value_magnitude
-from gsto_spec import Graph, cost
+from gsto_spec import Graph, cost, optimize
 from gsto_spec.backend import OPTIMIZER_PREFIX, Trainer
 from gsto_spec.objective import SGD
 from gsto_spec.ops import Conv2d
@@ -32,7 +32,9 @@ MOMENTUM = f"{OPTIMIZER_PREFIX}momentum/"
 def nodes(subject: Subject, case: Case) -> None:
     """Every intermediate: its shape, its value from the backend's own operands, and from the start."""
     graph = every_node(case.graph)
-    got = subject.predictor(graph, case.weights).predict(case.image)
+    # By name, not by order: the tensors come the other way round than the graph declares them.
+    weights = dict(reversed(case.weights.items()))
+    got = subject.predictor(graph, weights).predict(case.image)
     _names(subject, case, "shapes", got, graph.outputs)
     _shapes(subject, case, graph, got)
     _each_op(subject, case, got)
@@ -73,13 +75,42 @@ def _given(case: Case, got: Arrays, name: str) -> Array:
 
 
 def forward(subject: Subject, case: Case, *other_shapes: tuple[int, int, int, int]) -> None:
-    """The outputs of the graph as it is, and again on images of other sizes."""
-    predictor = subject.predictor(case.graph, case.weights)
+    """The outputs of the graph as its JSON has it, and again on images of other sizes."""
+    predictor = subject.predictor(_reread(subject, case), case.weights)
     for shape in (case.shape, *other_shapes):
         sized = replace(case, shape=shape)
         got = predictor.predict(sized.image)
         _names(subject, sized, "outputs", got, case.graph.outputs)
         compare_inference(subject, sized, "outputs", sized.graph.outputs, got)
+
+
+def _reread(subject: Subject, case: Case) -> Graph:
+    """The graph, written as JSON and read again."""
+    graph = Graph.from_json(case.graph.to_json())
+    facts = Comparison(subject, case, "JSON and back", across=False)
+    facts.agree("nodes", graph.nodes, case.graph.nodes)
+    facts.agree("outputs", list(graph.outputs.items()), list(case.graph.outputs.items()))
+    facts.agree("digest", graph.digest, case.graph.digest)
+    return graph
+
+
+def optimized(subject: Subject, case: Case) -> None:
+    """The outputs of the graph's inference form: as its own definition has them, and as the graph's has."""
+    graph, weights = optimize(case.graph, case.weights)
+    other = replace(case, graph=graph, given=weights, drawn=case)
+    got = subject.predictor(graph, weights).predict(case.image)
+    _names(subject, other, "inference form", got, case.graph.outputs)
+    compare_inference(subject, other, "inference form", graph.outputs, got)
+    if subject.precision == "float64":
+        _same_as_drawn(subject, case, expected.inference(other), graph, got)
+
+
+def _same_as_drawn(subject: Subject, case: Case, rewritten: Quantities, graph: Graph, got: Arrays) -> None:
+    comparison, drawn = Comparison(subject, case, "inference form", across=False), expected.inference(case)
+    for name, node in case.graph.outputs.items():
+        quantity = drawn[node]
+        size = quantity.magnitude + rewritten[graph.outputs[name]].magnitude
+        comparison.pointwise(name, got[name], quantity.want, tolerance.MEANING * size)
 
 
 def _names(subject: Subject, case: Case, row: str, got: Arrays, outputs: Mapping[str, str]) -> None:
@@ -205,12 +236,8 @@ def compare_states(subject: Subject, case: Case, row: str, rates: tuple[float, .
     """A state after steps at these rates: weights, running statistics and slots."""
     wanted, sizes = trajectory.exact(case, rates).state, trajectory.scales(case, rates)
     comparison = Comparison(subject, case, row)
-    optimizer = case.training.optimizer
-    if (
-        isinstance(optimizer, SGD) and optimizer.momentum == 0
-    ):  # a velocity that nothing reads may be kept or not
-        wanted = {name: want for name, want in wanted.items() if name in state or MOMENTUM not in name}
-    comparison.agree("names of the state", sorted(state), sorted(wanted))
+    wanted = needed(case, wanted)
+    comparison.agree("names of the state", sorted(needed(case, state)), sorted(wanted))
     for name, want in wanted.items():
         if subject.precision == "float64":
             comparison.pointwise(name, state[name], want, tolerance.STATES * sizes[name])
@@ -219,7 +246,7 @@ def compare_states(subject: Subject, case: Case, row: str, rates: tuple[float, .
             comparison.normwise(name, state[name], want, bound)
 
 
-def needed(case: Case, state: Arrays) -> Arrays:
+def needed(case: Case, state: Arrays) -> dict[str, Array]:
     """A state without the velocities of a momentum of 0, which nothing reads: they may be kept or not."""
     optimizer = case.training.optimizer
     idle = isinstance(optimizer, SGD) and optimizer.momentum == 0

@@ -28,6 +28,15 @@ QUICK_COMPILERS = {
 """XLA's compiling takes most of a run, six times more at full length, which `test_compiled.py` covers."""
 COMPILED = "test_compiled.py"
 COVERAGE = "test_coverage.py"
+ORDER = (
+    "test_states.py",
+    "test_objectives.py",
+    "test_small_graphs.py",
+    "test_architectures.py",
+    COMPILED,
+    COVERAGE,
+)
+"""The quickest to find a fault come first; the last needs all the others."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -94,7 +103,7 @@ def _subjects(config: pytest.Config) -> list[Subject]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     known.apply(known.read(ROOT / "conformance" / "expected_failures.toml"), items)
-    items.sort(key=lambda item: item.path.name == COVERAGE)
+    items.sort(key=lambda item: ORDER.index(item.path.name) if item.path.name in ORDER else -1)
     here = {item.path.name for item in items if item.path.parent == ROOT / "conformance"}
     whole = here >= {path.name for path in (ROOT / "conformance").glob("test_*.py")} - {COMPILED}
     if not whole or config.getoption("keyword"):

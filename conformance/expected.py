@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conformance import rules, tolerance
-from conformance.arithmetic import Arithmetic
 from conformance.cases import Case
 from conformance.losses import Loss
 from conformance.oracle import OracleBackend, OracleTrainer
@@ -91,12 +90,9 @@ def local_floor(case: Case, name: str, u: float) -> float:
     return tolerance.norm(tolerance.local_bound(node.op, operands, values[name].want, u))
 
 
-def oracle_trainer(case: Case, precision: str, sums: Arithmetic | None = None) -> OracleTrainer:
-    """The oracle set to train a case, summing in an order of one's choice."""
-    backend = OracleBackend()
-    if sums is not None:
-        backend.sums = sums
-    return backend.trainer(case.graph, case.weights, case.training, precision=precision)
+def oracle_trainer(case: Case, precision: str) -> OracleTrainer:
+    """The oracle set to train a case."""
+    return OracleBackend().trainer(case.graph, case.weights, case.training, precision=precision)
 
 
 @lru_cache(maxsize=KEPT)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from conformance import rules
 from conformance.arithmetic import ORDERS
 from conformance.cases import Case
-from conformance.expected import KEPT, Quantities, inference, norms, oracle_trainer, training
+from conformance.expected import KEPT, Quantities, inference, norms, training
 from conformance.losses import Loss
 from conformance.oracle import OracleBackend, OracleTrainer
 from gsto_spec.backend import Batch
@@ -77,6 +77,7 @@ class NudgedOracle(OracleBackend):
     """The oracle with an error of `NUDGE` in every sum that it forms, forwards and backwards."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.generator = np.random.default_rng(0)
 
     def stored(self, name: str, array: Array, dtype: np.dtype[Any]) -> Array:
@@ -127,14 +128,22 @@ def strays(case: Case, precision: str) -> tuple[Observed, ...]:
 @lru_cache(maxsize=KEPT)
 def inference_strays(case: Case, precision: str) -> tuple[Arrays, ...]:
     """The oracle's runs in inference mode: every node's value."""
-    return tuple(trainer.run(case.image, training=False) for trainer in stray_trainers(case, precision))
+    predictors = [
+        backend.predictor(case.graph, case.weights, precision=precision) for backend in _strayed(precision)
+    ]
+    return tuple(predictor.run(case.image, training=False) for predictor in predictors)
 
 
 def stray_trainers(case: Case, precision: str) -> list[OracleTrainer]:
     """The oracle in five orders of float32, or nudged in float64."""
-    if precision == "float64":
-        return [NudgedOracle().trainer(case.graph, case.weights, case.training, precision=precision)]
-    return [oracle_trainer(case, precision, sums) for sums in ORDERS]
+    return [
+        backend.trainer(case.graph, case.weights, case.training, precision=precision)
+        for backend in _strayed(precision)
+    ]
+
+
+def _strayed(precision: str) -> list[OracleBackend]:
+    return [NudgedOracle()] if precision == "float64" else [OracleBackend(sums) for sums in ORDERS]
 
 
 def off_by_ulps(trainer: OracleTrainer, seed: str) -> OracleTrainer:

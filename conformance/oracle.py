@@ -36,7 +36,9 @@ class OracleBackend:
     precisions: tuple[str, ...] = ("float32", "float64")
     process_index = 0
     process_count = 1
-    sums: Arithmetic = PLAIN
+
+    def __init__(self, sums: Arithmetic = PLAIN) -> None:
+        self.sums = sums
 
     def devices(self) -> tuple[str, ...]:
         """The processor alone."""

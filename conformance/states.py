@@ -33,7 +33,9 @@ def resumes(subject: Subject, case: Case) -> None:
         first.step(case.batch, RATE)
     state = first.state()
     second = subject.trainer(replace(case, seed=case.seed + 1))
-    second.load(state)
+    handed = dict(reversed(_copies(state).items()))
+    second.load(handed)
+    _scribble(handed)
     _identical(row, second.state(), state)
     for trainer in (first, second):
         trainer.step(case.batch, RATE)
@@ -69,17 +71,29 @@ def exchanges(subject: Subject, case: Case) -> None:
 
 
 def leaves_alone(subject: Subject, case: Case) -> None:
-    """Predicting changes nothing, an old state never changes, and predictions follow the weights."""
+    """What is given is neither changed nor kept, states handed out do not change, predictions follow."""
     row = Comparison(subject, case, "states", across=False)
-    trainer = subject.trainer(case)
+    given, batch = _copies(case.weights), _copies(case.batch)
+    trainer = subject.trainer(case, given)
+    _scribble(given)
     before = trainer.state()
     _identical(row, before, {name: array.astype(subject.precision) for name, array in case.weights.items()})
-    kept = {name: array.copy() for name, array in before.items()}
-    trainer.predict(case.image)
+    kept = _copies(before)
+    trainer.predict(batch["image"])
     _identical(row, trainer.state(), kept)
-    trainer.step(case.batch, RATE)
+    trainer.step(batch, RATE)
+    _identical(row, batch, case.batch)
     _identical(row, before, kept)
     _predicts(subject, case, trainer)
+
+
+def _copies(arrays: State) -> dict[str, Array]:
+    return {name: np.array(array) for name, array in arrays.items()}
+
+
+def _scribble(arrays: State) -> None:
+    for array in arrays.values():
+        array[...] = 7
 
 
 def _predicts(subject: Subject, case: Case, trainer: Trainer) -> None:

@@ -14,5 +14,11 @@ def test_every_node_of_an_architecture(subject: Subject, block: tuple[int, int],
     drawing.put(checks.nodes, subject, architectures(), block)
 
 
+def test_inference_form_of_an_architecture(
+    subject: Subject, block: tuple[int, int], drawing: Drawing
+) -> None:
+    drawing.put(checks.optimized, subject, architectures(), block)
+
+
 def test_training_step_of_an_architecture(subject: Subject, block: tuple[int, int], drawing: Drawing) -> None:
     drawing.put(checks.whole_training, subject, trained_architectures(), block)

@@ -18,5 +18,9 @@ def test_outputs_at_several_sizes(subject: Subject, block: tuple[int, int], draw
     drawing.put(checks.forward, subject, resized_cases(), (block[0], block[1] // 4))
 
 
+def test_inference_form_of_a_small_graph(subject: Subject, block: tuple[int, int], drawing: Drawing) -> None:
+    drawing.put(checks.optimized, subject, small_cases(), (block[0], block[1] // 4))
+
+
 def test_training_step_of_a_small_graph(subject: Subject, block: tuple[int, int], drawing: Drawing) -> None:
     drawing.put(checks.training, subject, small_cases() | pixel_cases(), block)
