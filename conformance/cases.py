@@ -8,15 +8,13 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gsto_spec import Graph
-from gsto_spec.backend import Backend, Predictor, Trainer, Training
-from gsto_spec.backend import backend as installed_backend
+from gsto_spec.backend import Backend, Predictor, Trainer, Training, backend
 from gsto_spec.graph import Node
 from gsto_spec.objective import SGD, Heatmap, Objective
 from gsto_spec.ops import BatchNorm, Conv2d, Input, Parameter
@@ -220,21 +218,9 @@ class Subject:
         )
 
 
-def find_backend(name: str) -> Backend:
-    """An installed backend by name, or anybody's as `module:attribute`, a `Backend` or what makes one."""
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        return installed_backend(name)
-    found: Any = import_module(module)
-    for part in attribute.split("."):
-        found = getattr(found, part)
-    made: Backend = found() if callable(found) else found
-    return made
-
-
 def subject(name: str, precision: str = "float64", device: str = "cpu") -> Subject:
     """A subject by the name that `--backend` takes."""
-    return Subject(find_backend(name), name, device, precision)
+    return Subject(backend(name), name, device, precision)
 
 
 def with_objective(case: Case, objective: Objective) -> Case:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gsto_spec.backend import backends
+from gsto_spec import GstoError
+from gsto_spec.backend import Backend, backends
+from gsto_spec.backend import backend as find_backend
 
 # Before torch is imported: at these sizes its threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,7 +20,7 @@ if str(ROOT) not in sys.path:  # `pytest conformance`, unlike `python -m pytest`
     sys.path.insert(0, str(ROOT))
 
 from conformance import known, profiles, report  # noqa: E402
-from conformance.cases import Subject, find_backend  # noqa: E402
+from conformance.cases import Subject  # noqa: E402
 from conformance.drawing import Drawing  # noqa: E402
 
 QUICK_COMPILERS = {
@@ -90,7 +92,7 @@ def _subjects(config: pytest.Config) -> list[Subject]:
     precision = config.getoption("--precision")
     found = []
     for name in config.getoption("--backend") or backends():
-        backend = find_backend(name)
+        backend = _backend(name)
         report.LEDGER.versions |= {f"{name}: {key}": value for key, value in backend.versions().items()}
         if precision not in backend.precisions:
             report.LEDGER.skipped[f"{name}, {precision}"] = f"it offers {', '.join(backend.precisions)}"
@@ -99,6 +101,13 @@ def _subjects(config: pytest.Config) -> list[Subject]:
         if "cuda" not in backend.devices():
             report.LEDGER.skipped[f"{name}, CUDA"] = "no such device here"
     return found
+
+
+def _backend(name: str) -> Backend:
+    try:
+        return find_backend(name)
+    except (GstoError, ImportError) as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -170,3 +170,8 @@ class LinearBackend:
     ) -> LinearTrainer:
         events.training = training
         return LinearTrainer(graph, weights, training)
+
+    def predictor(
+        self, graph: Graph, weights: Mapping[str, Array], *, device: str = "auto", precision: str = "float32"
+    ) -> LinearTrainer:
+        return LinearTrainer(graph, weights, Training())

@@ -291,6 +291,16 @@ def test_a_backend_that_does_not_import_is_told_with_the_reason(
     assert "backend 'broken' does not import: No module named 'no_such_framework'" in failed.failure
 
 
+def test_a_backend_of_ones_own_is_given_by_module_and_attribute(command: Any) -> None:
+    command.backend = "linear_backend:LinearBackend"
+    assert command().status == 0
+    (run,) = Path("runs").iterdir()
+    assert run.name.endswith("-graph-LinearBackend")
+    assert command("--output", str(run), "--resume", new=False).status == 0
+    command.backend = "linear_backend:LinaerBackend"
+    assert "has no LinaerBackend (nearest: LinearBackend)" in command("--output", "run").failure
+
+
 def test_a_backend_started_in_several_processes_is_refused(
     command: Any, linear: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

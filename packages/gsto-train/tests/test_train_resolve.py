@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from gsto_train import benchmarks
-from gsto_train.resolve import architecture_title, load_datasets
+from gsto_train.resolve import load_datasets, title
 from gsto_train.settings import resolve
 
 
@@ -37,6 +37,6 @@ def test_listed_pictures_have_the_names_and_the_ignored_value_of_the_settings(pi
 
 
 def test_an_architecture_has_a_short_name() -> None:
-    assert architecture_title("gsto-hrnet-w18") == "gsto-hrnet-w18"
-    assert architecture_title("graphs/mine.json") == "mine"
-    assert architecture_title("package.module:Class.variant") == "variant"
+    assert title("gsto-hrnet-w18") == "gsto-hrnet-w18"
+    assert title("graphs/mine.json") == "mine"
+    assert title("package.module:Class.variant") == "variant"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gsto_spec.errors import GstoError, nearest
 from gsto_spec.graph import Graph
 from gsto_spec.objective import SGD, Adam, Objective
+from gsto_spec.users_code import attribute, guarded
 
 ENTRY_POINTS = "gsto.backends"
 FILE_ENTRY_POINTS = "gsto.files"
@@ -121,9 +122,14 @@ def backends() -> tuple[str, ...]:
 
 
 def backend(name: str) -> Backend:
-    """An installed backend. Raises `BackendError`, naming the nearest one, or the package to install."""
+    """An installed backend by name, or anybody's as `module:attribute`: a `Backend` or what makes one.
+
+    Raises `BackendError`, naming the nearest one, or the package to install; `LocateError` for a module.
+    """
     from importlib.metadata import entry_points
 
+    if ":" in name:
+        return _own(name)
     found = entry_points(group=ENTRY_POINTS, name=name)
     if not found:
         known = backends()
@@ -131,6 +137,23 @@ def backend(name: str) -> Backend:
         raise BackendError(f"backend {name} is not installed (installed: {', '.join(known) or 'none'}){hint}")
     made: Backend = next(iter(found)).load()()
     return made
+
+
+def _own(name: str) -> Backend:
+    made = attribute(name)
+    if callable(made):
+        with guarded(name):
+            made = made()
+    if isinstance(made, Backend):
+        return made
+    raise BackendError(
+        f"{name}: expected a Backend or what makes one, found {type(made).__name__}{_lacking(made)}"
+    )
+
+
+def _lacking(made: object) -> str:
+    members = [*Backend.__annotations__, "devices", "versions", "sum_over_processes", "trainer", "predictor"]
+    return f" without {', '.join(name for name in members if not hasattr(made, name))}"
 
 
 class TensorFile(Protocol):

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from gsto_spec.catalog import build
@@ -13,11 +9,10 @@ from gsto_spec.errors import GstoError, nearest
 from gsto_spec.forms import FormName
 from gsto_spec.graph import Graph
 from gsto_spec.sizes import is_feature
+from gsto_spec.users_code import LocateError, attribute, guarded
 from gsto_spec.variants import HRNet
 
-
-class LocateError(GstoError):
-    """A file or module that holds no architecture."""
+__all__ = ["LocateError", "locate"]
 
 
 def locate(text: str, *, classes: int | None = None, form: FormName | None = None) -> Graph:
@@ -33,9 +28,9 @@ def locate(text: str, *, classes: int | None = None, form: FormName | None = Non
         return _fixed(text, _read(Path(text)), classes, form)
     if ":" not in text:
         return build(text, classes=classes, form=form)
-    found = _attribute(text)
+    found = attribute(text)
     if callable(found):
-        with _own_code(text):
+        with guarded(text):
             found = found(classes)
     if isinstance(found, HRNet):
         return build(found, classes=classes, form=form)
@@ -69,30 +64,3 @@ def _read(path: Path) -> Graph:
         raise LocateError(f"{path}: {error}") from None
     except ValueError as error:
         raise LocateError(f"{str(path)!r}: expected the path of a file, found {error}") from None
-
-
-@contextmanager
-def _own_code(text: str) -> Iterator[None]:
-    """Whatever the user's own code raises, in one line."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise LocateError(f"{text}: cannot import {error.name}: no such module here") from error
-    except (Exception, SystemExit) as error:
-        raise LocateError(f"{text}: its own code failed: {type(error).__name__}: {error}") from error
-
-
-def _attribute(text: str) -> object:
-    module_name, _, attribute = text.partition(":")
-    if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
-        raise LocateError(f"{text}: expected module:attribute, such as mine:network for mine.py here")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    with _own_code(text):
-        module = importlib.import_module(module_name)
-    found: object = module
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise LocateError(f"{text}: {module_name} has no {attribute}{nearest(part, dir(found))}")
-        found = getattr(found, part)
-    return found

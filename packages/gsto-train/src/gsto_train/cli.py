@@ -37,7 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--backend", metavar="NAME", help="What trains: torch, jax, or another that is installed.")
+@click.option(
+    "--backend",
+    metavar="NAME|MODULE:ATTRIBUTE",
+    help="What trains: torch, jax, another that is installed, or your own.",
+)
 @click.option(
     "--benchmark",
     metavar="NAME|FILE.toml",

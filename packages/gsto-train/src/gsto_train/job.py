@@ -45,9 +45,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be run, as things."""
+    """What is to be run, as things; `backend_name` is what the user called the backend."""
 
     plan: Plan
+    backend_name: str
     backend: Backend
     graph: Graph
     training: Dataset
@@ -95,7 +96,7 @@ class Job:
     def resume_command(self) -> str:
         """The command that goes on with this run."""
         output = str(self.folder.path)
-        return shlex.join(["gsto-train", "--backend", self.backend.name, "--output", output, "--resume"])
+        return shlex.join(["gsto-train", "--backend", self.backend_name, "--output", output, "--resume"])
 
 
 def prepare(request: Request) -> Job:
@@ -117,7 +118,7 @@ def prepare(request: Request) -> Job:
     resolve.check_choices(backend, plan.settings.train.precision, plan.settings.train.device)
     path = path or runfolder.default_folder(_name(request, plan), resume=False)
     folder = RunFolder.open(path) if request.resume else RunFolder.create(path)
-    job = Job(plan, backend, graph, training, validation, folder, request.resume)
+    job = Job(plan, request.backend, backend, graph, training, validation, folder, request.resume)
     try:
         _describe(job)
     except OSError:
@@ -127,8 +128,8 @@ def prepare(request: Request) -> Job:
 
 
 def _name(request: Request, plan: Plan) -> str:
-    architecture = resolve.architecture_title(plan.settings.architecture.name)
-    return f"{plan.benchmark}-{architecture}-{request.backend}"
+    names = (plan.settings.architecture.name, request.backend)
+    return "-".join((plan.benchmark, *map(resolve.title, names)))
 
 
 def _new_plan(request: Request) -> Plan:

@@ -347,7 +347,7 @@ def _title(job: Job) -> str:
 
 def _show(job: Job, report: Report, result: Mapping[str, Any]) -> None:
     columns = {"network": result["metrics"], **result["baselines"]}
-    architecture = resolve.architecture_title(job.settings.architecture.name)
+    architecture = resolve.title(job.settings.architecture.name)
     report.scores(f"{architecture} on {job.plan.benchmark}: {evaluation.PROTOCOL}", columns)
     if (expected := job.plan.record.mean_iou) is not None:
         conditions = f" ({job.plan.record.conditions})" if job.plan.record.conditions else ""

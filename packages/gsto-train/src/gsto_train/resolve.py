@@ -12,8 +12,11 @@ from gsto_train.settings import ArchitectureSettings, DataSettings
 
 
 def check_backend(name: str) -> None:
-    """Raise gsto_spec's `BackendError`, with what to install, unless a backend of this name is installed."""
-    if name not in backends():
+    """Raise gsto_spec's `BackendError`, with what to install, unless a backend of this name is installed.
+
+    One of `module:attribute` is imported when it is needed.
+    """
+    if ":" not in name and name not in backends():
         backend(name)
 
 
@@ -74,7 +77,7 @@ def load_datasets(data: DataSettings) -> tuple[Dataset, Dataset]:
     return _listed(data, data.train_list), _listed(data, data.val_list)
 
 
-def architecture_title(name: str) -> str:
+def title(name: str) -> str:
     """Return a short name: a graph file's stem, a module's attribute, or the catalogue name itself."""
     return Path(name).stem if name.endswith(".json") else name.rpartition(":")[2].rpartition(".")[2]
 

@@ -1,0 +1,46 @@
+"""`module:attribute`: architectures and backends that live in code of the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gsto_spec.errors import GstoError, nearest
+
+
+class LocateError(GstoError):
+    """A name, file or module that holds nothing of the kind looked for."""
+
+
+@contextmanager
+def guarded(text: str) -> Iterator[None]:
+    """Whatever the user's own code raises, in one line."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise LocateError(f"{text}: cannot import {error.name}: no such module here") from error
+    except (Exception, SystemExit) as error:
+        raise LocateError(f"{text}: its own code failed: {type(error).__name__}: {error}") from error
+
+
+def attribute(text: str) -> object:
+    """What `module:attribute` names; modules are looked for in the working folder too.
+
+    Raises `LocateError`, in one line, also for whatever the module itself raises.
+    """
+    module_name, _, path = text.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), *path.split(".")]):
+        raise LocateError(f"{text}: expected module:attribute, such as mine:network for mine.py here")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    with guarded(text):
+        module = importlib.import_module(module_name)
+    found: object = module
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise LocateError(f"{text}: {module_name} has no {path}{nearest(part, dir(found))}")
+        found = getattr(found, part)
+    return found
