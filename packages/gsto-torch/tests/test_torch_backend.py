@@ -1,5 +1,6 @@
 """`TorchBackend` keeps the contract of `gsto_spec.backend`, and says what is not to be had."""
 
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 import gsto_torch
-from gsto_spec import Graph, GraphBuilder, WeightsError, initial_weights
+from gsto_spec import Graph, GraphBuilder, WeightsError, evaluate, initial_weights
 from gsto_spec.backend import Backend, BackendError, Predictor, Trainer, Training, backend, backends
+from gsto_spec.ops import Conv2d
 from gsto_torch.backend import TorchBackend
 
 
@@ -119,3 +121,30 @@ def test_versions_agree() -> None:
     import gsto_spec
 
     assert gsto_torch.__version__ == gsto_spec.__version__
+
+
+def striding(graph: Graph, stride: tuple[int, int]) -> Graph:
+    """The graph with another stride in every 3x3 convolution."""
+    nodes = (
+        replace(node, op=replace(node.op, stride=stride))
+        if isinstance(node.op, Conv2d) and node.name != "one"
+        else node
+        for node in graph.nodes
+    )
+    return Graph(tuple(nodes), graph.outputs)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_convolutions_of_one_channel_are_right_in_every_layout(batch: int) -> None:
+    """torch's CPU kernels misread the strides that channels_last gives a single channel (pytorch#82060)."""
+    build = GraphBuilder()
+    image = build.input("image", 1)
+    first = build.conv2d("first", image, 6, kernel=3, padding=0)
+    last = build.conv2d("last", build.conv2d("one", image, 1), 6, kernel=3, padding=0)
+    graph = striding(build.graph({"first": first, "last": last}), (1, 3))
+    weights = initial_weights(graph)
+    images = np.random.default_rng(0).standard_normal((batch, 1, 22, 4)).astype(np.float32)
+    wanted = evaluate(graph, weights, {"image": images})
+    found = TorchBackend().predictor(graph, weights, device="cpu").predict(images)
+    for name, want in wanted.items():
+        assert_allclose(found[name], want, rtol=1e-5, atol=1e-5)

@@ -135,6 +135,17 @@ def test_weights_that_no_output_needs_decay_all_the_same() -> None:
     assert_allclose(trainer.state()["dead.weight"], before * (1 - 0.1 * 0.5), rtol=1e-12)
 
 
+def test_a_loss_that_depends_on_no_parameter_leaves_the_weights_to_decay() -> None:
+    build = GraphBuilder()
+    image = build.input("image", 3)
+    build.conv2d("unread", image, 2)
+    trainer = trainer_of(Training(optimizer=SGD(0.0, 0.5)), graph=build.graph({"stage4": image}))
+    before = trainer.state()["unread.weight"]
+    batch = {"image": np.ones((1, 3, 4, 4)), "label": np.zeros((1, 4, 4), np.int64)}
+    assert float(trainer.step(batch, 0.1)["loss"]) == pytest.approx(np.log(3))
+    assert_allclose(trainer.state()["unread.weight"], before * (1 - 0.1 * 0.5), rtol=1e-12)
+
+
 def test_pose_is_trained_on_heatmaps() -> None:
     training = Training(Objective(Heatmap((1.0, 1.2, 1.5))), Adam())
     draw = np.random.default_rng(0)

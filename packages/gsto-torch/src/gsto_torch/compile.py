@@ -108,7 +108,7 @@ class CompiledGraph(nn.Module):
         module = self.get_submodule(step.node.name)
         if isinstance(op, BatchNorm) and module.training:
             require_spread(step.node.name, operands[0].shape)
-        if isinstance(op, Conv2d) and not symmetric(op.padding):
+        if isinstance(op, Conv2d):
             operands = [split_padding(operands[0], op.padding)[0]]
         result: Tensor = module(*operands)
         return result

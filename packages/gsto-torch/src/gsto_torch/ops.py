@@ -82,6 +82,9 @@ def _torch_order(padding: Padding) -> tuple[int, int, int, int]:
 
 def split_padding(x: Tensor, padding: Padding) -> tuple[Tensor, tuple[int, int]]:
     """What torch's own padding cannot express is padded here; the rest is left to the convolution."""
+    if x.shape[1] == 1:
+        # Its strides may be those of channels_last, which torch's CPU kernels then misread (pytorch#82060).
+        x = x.squeeze(1).unsqueeze(1)
     if symmetric(padding):
         return x, (padding[0], padding[2])
     return F.pad(x, _torch_order(padding)), (0, 0)

@@ -28,7 +28,7 @@ class TorchPredictor:
 
     def __init__(self, model: CompiledGraph, device: torch.device) -> None:
         self.device = device
-        self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = _channels_last(model.to(device))
         stored = (tensor for tensor in model.state_dict().values() if tensor.is_floating_point())
         self.dtype = next((tensor.dtype for tensor in stored), torch.float32)
 
@@ -44,6 +44,17 @@ class TorchPredictor:
     def _images(self, images: NDArray[Any]) -> Tensor:
         moved = _moved(images, self.device).to(self.dtype)
         return moved.contiguous(memory_format=torch.channels_last)
+
+
+def _channels_last(model: CompiledGraph) -> CompiledGraph:
+    """Kernels in the layout that is fastest, but for those of one input channel.
+
+    `Module.to` would give these channels_last strides too, which torch's CPU kernels misread (pytorch#82060).
+    """
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 class TorchTrainer(TorchPredictor):
@@ -76,7 +87,8 @@ class TorchTrainer(TorchPredictor):
 
     def _update(self, loss: Tensor, learning_rate: float) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if loss.requires_grad:  # not where no output depends on a parameter
+            loss.backward()  # type: ignore[no-untyped-call]
         for parameter in self.parameters.values():
             # torch skips parameters without a gradient; the definition decays them all the same.
             if parameter.grad is None:
