@@ -213,9 +213,10 @@ NARROW = HRNet(
 )
 
 
-@pytest.mark.parametrize("form", ["release", "paper"])
-def test_both_forms_of_gsto_learn(form: Any) -> None:
-    gsto = replace(NARROW, fusion_gate="unsupervised", supervised_stages=(2, 3), transition_gate="supervised")
+# The release form's gates in fusion are three hundred nodes more, and nothing new to a gradient.
+@pytest.mark.parametrize(("form", "fusion_gate"), [("release", None), ("paper", "unsupervised")])
+def test_both_forms_of_gsto_learn(form: Any, fusion_gate: Any) -> None:
+    gsto = replace(NARROW, fusion_gate=fusion_gate, supervised_stages=(2, 3), transition_gate="supervised")
     trainer = trainer_of(Training(), precision="float32", graph=build(gsto, form=form))
     draw = np.random.default_rng(0)
     batch = {"image": draw.standard_normal((2, 3, 65, 49)), "label": draw.integers(0, 2, (2, 65, 49))}

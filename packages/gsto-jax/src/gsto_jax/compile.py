@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from numpy.typing import NDArray
 
-from gsto_jax.program import Program, split, to_canonical, to_native
+from gsto_jax.program import Program, errors_of_one_line, split, to_canonical, to_native
 from gsto_spec import Graph, GraphError, initial_weights
 from gsto_spec.backend import BackendError
 from gsto_spec.weights import check_weights
@@ -73,7 +73,8 @@ class CompiledGraph(nnx.Module):
         tensors = {name: variable.get_value() for name, variable in variables.items()}
         training = not self.use_running_average
         outputs: OrderedDict[str, Array]
-        outputs, updated = self._program.compiled(*split(self.graph, tensors), inputs, training=training)
+        with errors_of_one_line():
+            outputs, updated = self._program.compiled(*split(self.graph, tensors), inputs, training=training)
         if training:
             for name, value in updated.items():
                 variables[name].set_value(value)
@@ -106,5 +107,8 @@ def _set(parent: nnx.Module, name: str, child: nnx.Module | nnx.Variable[Array],
 
 
 def weights_of(model: CompiledGraph) -> dict[str, NDArray[Any]]:
-    """A model's weights as numpy, by canonical name and layout, in the order of `graph.parameters`."""
+    """A model's weights as numpy, by canonical name and layout, in the order of `graph.parameters`.
+
+    bfloat16, which numpy lacks, is widened to float32: exact, and a file that any backend reads.
+    """
     return {name: to_canonical(model.variable(name).get_value()) for name in model.graph.parameters}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gsto_jax.ops import resize_bilinear
 from gsto_spec.errors import GstoError
 from gsto_spec.objective import CrossEntropy, Heatmap, Objective, Ohem, ohem_position, stage_weight
+from gsto_spec.sizes import show
 
 
 def objective_losses(
@@ -20,7 +21,8 @@ def objective_losses(
 ) -> OrderedDict[str, Array]:
     """`loss` and `loss_<output>`, as `gsto_spec.objective.objective_value` defines them.
 
-    Outputs are N x h x w x K; the batch is that of `gsto_spec.backend.Batch`.
+    Outputs are N x h x w x K; the batch is that of `gsto_spec.backend.Batch`. Raises `GstoError` for an
+    output without a stage weight, and for targets or class weights that do not fit the outputs.
     """
     losses = {name: _loss(objective, output, batch) for name, output in outputs.items()}
     weighted = [stage_weight(objective, name) * value for name, value in losses.items()]
@@ -32,6 +34,7 @@ def _loss(objective: Objective, output: Array, batch: Mapping[str, Array]) -> Ar
     match objective.loss:
         case CrossEntropy() as loss:
             label = batch["label"]
+            _expect_shape("label", label, (len(output), *label.shape[-2:]))
             size = (label.shape[1], label.shape[2])
             return cross_entropy(loss, resize_bilinear(output, size, objective.align_corners), label)
         case Heatmap() as loss:
@@ -40,13 +43,28 @@ def _loss(objective: Objective, output: Array, batch: Mapping[str, Array]) -> Ar
             assert_never(unknown)
 
 
+def _expect_shape(name: str, target: Array, wanted: tuple[int, ...]) -> None:
+    """Another shape may broadcast, and the loss would be wrong without a word."""
+    if target.shape != wanted:
+        raise GstoError(f"{name}: expected an array of {show(wanted)}, found {show(target.shape)}")
+
+
+def _per_channel(name: str, weights: tuple[float, ...] | None, output: Array) -> Array:
+    channels = output.shape[-1]
+    if weights is None:
+        return jnp.ones(channels, output.dtype)
+    if len(weights) != channels:
+        raise GstoError(f"{name}: expected {channels} numbers, found {len(weights)}")
+    return jnp.asarray(weights, output.dtype)
+
+
 def cross_entropy(loss: CrossEntropy, logits: Array, label: Array) -> Array:
     """Logits N x H x W x K and labels N x H x W; 0 where no pixel is valid."""
     valid = label != loss.ignore_label
     # A comparison with every class instead of an index: its gradient is no scatter.
     truth = (label[..., None] == jnp.arange(logits.shape[-1])) & valid[..., None]
     negative_log = _negative_log(logits, truth)
-    class_weights = 1.0 if loss.class_weights is None else jnp.asarray(loss.class_weights, logits.dtype)
+    class_weights = _per_channel("class_weights", loss.class_weights, logits)
     weight = jnp.where(truth, class_weights, 0).sum(-1, dtype=logits.dtype)
     if loss.ohem is None:
         return _mean(weight * negative_log, weight.sum())
@@ -76,9 +94,10 @@ def _hard_examples(ohem: Ohem, negative_log: Array, valid: Array) -> Array:
 
 def heatmap_loss(loss: Heatmap, output: Array, target: Array, visibility: Array) -> Array:
     """Outputs N x h x w x K, targets N x K x h x w, visibilities N x K."""
-    weight = visibility.astype(output.dtype)
-    if loss.joint_weights is not None:
-        weight = weight * jnp.asarray(loss.joint_weights, output.dtype)
+    images, height, width, joints = output.shape
+    _expect_shape("heatmaps", target, (images, joints, height, width))
+    _expect_shape("visibility", visibility, (images, joints))
+    weight = visibility.astype(output.dtype) * _per_channel("joint_weights", loss.joint_weights, output)
     weight = weight[:, None, None, :]
     wanted = jnp.moveaxis(target, 1, -1).astype(output.dtype)
     squares = lax.square(weight * output - weight * wanted)

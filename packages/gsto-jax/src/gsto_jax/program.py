@@ -6,7 +6,8 @@ Inside, feature maps are N x h x w x C and kernels kh x kw x I x O; outside, nam
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import jax
@@ -17,7 +18,7 @@ from jax.typing import DTypeLike
 from numpy.typing import NDArray
 
 from gsto_jax.ops import compute, train_batch_norm
-from gsto_spec import Graph, GraphError
+from gsto_spec import Graph, GraphError, GstoError
 from gsto_spec.graph import Node, stored_names
 from gsto_spec.ops import Add, BatchNorm, Input, Mul, Parameter
 from gsto_spec.reference import require_spread
@@ -62,6 +63,10 @@ class Program:
                 values[node.name] = compute(node.op, operands)
         # An OrderedDict keeps its order through jit, where a dict comes back sorted.
         return OrderedDict((name, values[node]) for name, node in self.graph.outputs.items()), updated
+
+    def __reduce__(self) -> tuple[type[Program], tuple[Graph, float | None]]:
+        # What JAX has compiled cannot be pickled, and is made again where it is needed.
+        return Program, (self.graph, self.batch_norm_momentum)
 
     def channels_first(self, outputs: Mapping[str, Array]) -> OrderedDict[str, Array]:
         """Outputs in canonical layout: N x K x h x w."""
@@ -120,6 +125,16 @@ def _check_inputs(graph: Graph, inputs: Sequence[Array], layout: str) -> None:
         graph.check((x.shape[batch], x.shape[channel], x.shape[height], x.shape[width]))
 
 
+@contextmanager
+def errors_of_one_line() -> Iterator[None]:
+    """Errors for people as they were raised: JAX appends a paragraph on its own frames to them."""
+    try:
+        yield
+    except GstoError as error:
+        error.__notes__ = []
+        raise
+
+
 def split(graph: Graph, tensors: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:
     """Stored tensors as the pair that `Program` takes: the learnt ones, and the statistics."""
     parameters = {name: tensors[name] for name in graph.trainable}
@@ -132,8 +147,9 @@ def to_native(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
 
 
 def to_canonical(array: Array) -> NDArray[Any]:
-    """A stored tensor of this backend as a canonical numpy copy."""
-    return np.array(_transposed(np.asarray(array), _TO_OIHW), order="C")
+    """A stored tensor of this backend as a canonical numpy copy; types that numpy lacks become float32."""
+    values = _transposed(np.asarray(array), _TO_OIHW)
+    return np.array(values, np.float32 if values.dtype.kind == "V" else None, order="C")
 
 
 def _transposed(array: A, axes: tuple[int, ...]) -> A:

@@ -15,8 +15,16 @@ from numpy.typing import NDArray
 
 from gsto_jax.losses import check_labels, objective_losses
 from gsto_jax.optimizers import slot_kinds, slots_of, transformation, with_slots
-from gsto_jax.program import Program, Tensors, channels_last, split, to_canonical, to_native
-from gsto_spec import Graph, GstoError
+from gsto_jax.program import (
+    Program,
+    Tensors,
+    channels_last,
+    errors_of_one_line,
+    split,
+    to_canonical,
+    to_native,
+)
+from gsto_spec import Graph
 from gsto_spec.backend import OPTIMIZER_PREFIX, Batch, Training
 from gsto_spec.objective import Adam, Heatmap
 from gsto_spec.weights import check_tensors, check_weights
@@ -35,13 +43,9 @@ class Place:
     @contextmanager
     def active(self) -> Iterator[None]:
         """JAX set to this precision, whatever it is set to outside; x64 is on for float64 alone."""
-        with jax.enable_x64(self.dtype is np.float64), jax.default_matmul_precision(self.products):
-            try:
-                yield
-            except GstoError as error:
-                # JAX appends a paragraph on its own frames to what is one line for people.
-                error.__notes__ = []
-                raise
+        x64, products = jax.enable_x64(self.dtype is np.float64), jax.default_matmul_precision(self.products)
+        with x64, products, errors_of_one_line():
+            yield
 
     def put(self, array: NDArray[Any], dtype: Any = None) -> Array:
         """A copy on the device; JAX may otherwise share memory that the caller writes to later."""
@@ -101,7 +105,7 @@ class JaxTrainer(JaxPredictor):
     def step(self, batch: Batch, learning_rate: float) -> Mapping[str, SupportsFloat]:
         """Forward pass, gradient and update; the losses are those before the update, still on the device.
 
-        Raises `GstoError` for a label that is no class.
+        Raises `GstoError` for a label that is no class, and for targets that do not fit the images.
         """
         targets = self._targets(batch)
         with self.place.active():
