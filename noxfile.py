@@ -11,8 +11,7 @@ nox.needs_version = ">=2024.4.15"
 # Not uv: it does not read pip's configuration, where a machine names its CPU build of torch.
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "imports", "repository", "tests"]
-# Not among them: tests_jax, which takes longer than all the others together.
+nox.options.sessions = ["lint", "types", "imports", "repository", "tests", "conformance_quick"]
 
 ROOT = Path(__file__).parent
 PACKAGES = ("gsto-spec", "gsto-torch", "gsto-jax", "gsto-train")
@@ -21,6 +20,7 @@ PACKAGES = ("gsto-spec", "gsto-torch", "gsto-jax", "gsto-train")
 TEST_ENVIRONMENTS = [
     nox.param("gsto-spec", [], ["torch", "jax", "flax"], id="gsto-spec"),
     nox.param("gsto-torch", ["gsto-spec"], ["jax", "flax", "gsto_train"], id="gsto-torch"),
+    nox.param("gsto-jax", ["gsto-spec"], ["torch", "gsto_train"], id="gsto-jax"),
     nox.param("gsto-train", ["gsto-spec", "gsto-torch"], ["jax", "flax"], id="gsto-train"),
 ]
 
@@ -57,7 +57,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Types of sources and tests (mypy --strict)."""
     install(session, "mypy", "nox", "hypothesis", "pytest", *map(folder, PACKAGES))
-    session.run("mypy", "noxfile.py", "conftest.py", "tests")
+    session.run("mypy", "noxfile.py", "conftest.py", "tests", "conformance")
     for package in PACKAGES:
         session.run("mypy", f"{folder(package)}/src", f"{folder(package)}/tests")
 
@@ -86,12 +86,38 @@ def tests(session: nox.Session, package: str, beside: list[str], absent: list[st
     session.run("pytest", f"{folder(package)}/tests", *session.posargs)
 
 
+def install_all(session: nox.Session) -> None:
+    """Every package, and what the conformance suite draws and runs with."""
+    install(session, "hypothesis", "pytest", *map(folder, PACKAGES))
+
+
 @nox.session
-def tests_jax(session: nox.Session) -> None:
-    """Tests of gsto-jax, in an environment without torch; about a quarter of an hour."""
-    install(session, "hypothesis", "pytest", folder("gsto-spec"), folder("gsto-jax"))
-    session.run("python", "-c", REFUSE_PRESENT, "torch", "gsto_train", log=False)
-    session.run("pytest", f"{folder('gsto-jax')}/tests", *session.posargs)
+def conformance(session: nox.Session) -> None:
+    """Every backend against the definition and the others; its options go after --."""
+    install_all(session)
+    session.run("python", "-m", "conformance", *session.posargs)
+
+
+@nox.session
+def conformance_quick(session: nox.Session) -> None:
+    """The conformance suite's own tests, then its quick profile."""
+    install_all(session)
+    session.run("pytest", "conformance/meta")
+    session.run("python", "-m", "conformance", "--profile", "quick")
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Whether the conformance suite catches backends that are broken on purpose."""
+    install_all(session)
+    session.run("python", "-m", "conformance.mutants", *session.posargs)
+
+
+@nox.session
+def agreement(session: nox.Session) -> None:
+    """Whether torch and JAX train the embedded default alike; whole runs, a quarter of an hour."""
+    install_all(session)
+    session.run("python", "-m", "conformance.agreement", *session.posargs)
 
 
 @nox.session

@@ -35,6 +35,7 @@ ORDER = (
     "test_objectives.py",
     "test_small_graphs.py",
     "test_architectures.py",
+    "test_runs.py",
     COMPILED,
     COVERAGE,
 )
@@ -66,6 +67,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.update(QUICK_COMPILERS)
     config.addinivalue_line("markers", "cases(kind): draws as many cases as the profile has of a kind")
     report.LEDGER.folder = config.getoption("--report")
+    for name in config.getoption("--backend"):  # here a wrong name is one line, at collection one per file
+        _backend(name)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -41,11 +41,12 @@ class Drawing:
 
         @seed(start)
         @settings(max_examples=count, phases=phases, deadline=None, database=None, backend="afresh",
-                  suppress_health_check=list(HealthCheck), print_blob=False)  # fmt: skip
+                  suppress_health_check=list(HealthCheck), print_blob=False,
+                  report_multiple_bugs=False)  # fmt: skip
         @given(strategy)
         def each(drawn: Any) -> None:
             case, *arguments = drawn if isinstance(drawn, tuple) else (drawn,)
-            if not attempt(check, subject, case, *arguments):
+            if not _attempt(check, subject, case, *arguments):
                 reject()
 
         try:
@@ -57,13 +58,21 @@ class Drawing:
 
 def attempt(check: Check, subject: Subject, case: Case, *arguments: Any) -> bool:
     """Put one case to a check: False, and a line in the ledger, where it is set aside."""
+    try:
+        return _attempt(check, subject, case, *arguments)
+    except Disagreement as disagreement:
+        disagreement.save()
+        raise
+
+
+def _attempt(check: Check, subject: Subject, case: Case, *arguments: Any) -> bool:
     note(case, *arguments)
     try:
         check(subject, case, *arguments)
     except SetAside as reason:
-        LEDGER.row(str(subject), check.__name__, subject.precision).set_aside[str(reason)] += 1
+        LEDGER.set_aside(str(subject), check.__name__, subject.precision, str(reason))
         return False
     except Disagreement as disagreement:
-        disagreement.reproduced_by(check.__name__, case, arguments, LEDGER.folder / "failures")
+        disagreement.reproduced_by(check, case, arguments, LEDGER.folder / "failures")
         raise
     return True

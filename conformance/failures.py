@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,12 @@ from gsto_spec import Graph
 from gsto_spec.backend import Training
 from gsto_spec.objective import *
 
-from conformance import checks
+from conformance import {module}
 from conformance.cases import Case, image_as_parameter, subject
 
 graph = Graph.from_json(Path("{file}").read_text())
 case = {case}
-checks.{check}(subject("{backend}", "{precision}", "{device}"), case{arguments})
+{module}.{check}(subject("{backend}", "{precision}", "{device}"), case{arguments})
 """
 
 
@@ -59,13 +60,16 @@ class Disagreement(AssertionError):
             ]
         return "\n".join(lines)
 
-    def reproduced_by(self, check: str, case: Case, arguments: tuple[object, ...], folder: Path) -> None:
+    def reproduced_by(
+        self, check: Callable[..., None], case: Case, arguments: tuple[object, ...], folder: Path
+    ) -> None:
         """Add the snippet; `save` writes the graph that it reads."""
-        self.graph_file = folder / f"{check}-{case.key}.json"
+        self.graph_file = folder / f"{check.__name__}-{case.key}.json"
         self.graph_text = original(case).graph.to_json(indent=1)
         more = "".join(f", {argument!r}" for argument in arguments)
         self.snippet = SNIPPET.format(
-            file=self.graph_file.as_posix(), case=expression(case), check=check, backend=self.subject.name,
+            file=self.graph_file.as_posix(), case=expression(case),
+            module=check.__module__.rpartition(".")[2], check=check.__name__, backend=self.subject.name,
             precision=self.subject.precision, device=self.subject.device, arguments=more,
         )  # fmt: skip
 

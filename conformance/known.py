@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +15,8 @@ from conformance.failures import Disagreement
 from gsto_spec import errors
 from gsto_spec.backend import backends
 from gsto_spec.errors import nearest
+
+PRECISIONS = ("float64", "float32")
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,17 @@ def _entry(path: Path, number: int, entry: dict[str, Any]) -> KnownFailure:
 
 
 def _check_test(path: Path, failure: KnownFailure) -> None:
-    file, _, function = failure.test.partition("::")
-    source = path.parent / file
-    if not source.is_file() or f"def {function}(" not in source.read_text():
-        raise pytest.UsageError(f"{path.name}: {failure.test} is no test of this suite")
+    tests = [
+        f"{source.name}::{name}"
+        for source in sorted(path.parent.glob("test_*.py"))
+        for name in re.findall(r"^def (test_\w+)\(", source.read_text(), re.MULTILINE)
+    ]
+    if failure.test not in tests:
+        hint = nearest(failure.test, tests)
+        raise pytest.UsageError(f"{path.name}: {failure.test} is no test of this suite{hint}")
+    if failure.precision not in (None, *PRECISIONS):
+        hint = nearest(str(failure.precision), PRECISIONS)
+        raise pytest.UsageError(f"{path.name}: {failure.precision} is no precision of this suite{hint}")
 
 
 def _exception(path: Path, failure: KnownFailure) -> type[BaseException]:
@@ -60,7 +70,9 @@ def _exception(path: Path, failure: KnownFailure) -> type[BaseException]:
         return Disagreement
     found = getattr(errors, failure.exception, getattr(builtins, failure.exception, None))
     if not isinstance(found, type) or not issubclass(found, BaseException):
-        raise pytest.UsageError(f"{path.name}: {failure.exception} is no exception")
+        known = [Disagreement.__name__, *vars(errors), *vars(builtins)]
+        hint = nearest(failure.exception, known)
+        raise pytest.UsageError(f"{path.name}: {failure.exception} is no exception{hint}")
     return found
 
 

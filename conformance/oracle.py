@@ -245,7 +245,7 @@ class OracleTrainer(OraclePredictor):
         self._check_slots(slots)
         self.weights = {name: self._stored(name, array) for name, array in weights.items()}
         self.slots = {
-            name: np.asarray(array) if name == "step" else self._stored(_of(name), array)
+            name: np.array(array) if name == "step" else self._stored(_of(name), array)
             for name, array in slots.items()
         }
 

@@ -57,6 +57,10 @@ class Ledger:
         """One comparison of so many values; `ratio` is its largest error over the bound."""
         self.row(subject, check, precision).add(Row({case}, values, ratio, where))
 
+    def set_aside(self, subject: str, check: str, precision: str, reason: str) -> None:
+        """One case that could not be held to anything."""
+        self.row(subject, check, precision).set_aside[reason] += 1
+
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values."""
         return {
@@ -121,8 +125,12 @@ def table(ledger: Ledger) -> list[tuple[str, ...]]:
     """The lines of the table as text, without the heading."""
     return [
         (*key, str(len(row.cases)), f"{row.values:,}", f"{row.worst:.2g}", row.where, _set_aside(row))
-        for key, row in sorted(ledger.rows.items(), key=lambda item: (item[0][2], item[0][1], item[0][0]))
+        for key, row in _in_order(ledger)
     ]
+
+
+def _in_order(ledger: Ledger) -> list[tuple[Key, Row]]:
+    return sorted(ledger.rows.items(), key=lambda item: item[0][::-1])
 
 
 def _set_aside(row: Row) -> str:
@@ -161,7 +169,9 @@ derived in docs/numerics.md; 1 would touch it, and the bar shows how near the wo
 
 def to_html(ledger: Ledger) -> str:
     """One self-contained page."""
-    tables = [_html_table(COLUMNS, [_cells(line) for line in table(ledger)])]
+    rows = [row for _, row in _in_order(ledger)]
+    lines = [_cells(line, row.worst) for line, row in zip(table(ledger), rows, strict=True)]
+    tables = [_html_table(COLUMNS, lines)]
     for title, entries in (
         ("Drawn", {name: str(count) for name, count in sorted(ledger.drawn.items())}),
         ("Left out", ledger.skipped),
@@ -179,8 +189,7 @@ def _html_table(columns: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
     return f"<table><tr>{head}{body}</table>"
 
 
-def _cells(line: tuple[str, ...]) -> list[str]:
-    ratio = float(line[5])
+def _cells(line: tuple[str, ...], ratio: float) -> list[str]:
     bar = f'<div style="width:{min(ratio, 1) * 100:.1f}%"></div>'
     worst = f'<td class="number{" over" if ratio > 1 else ""}">{line[5]}{bar}'
     numbers = [_cell(cell, "number") for cell in line[3:5]]

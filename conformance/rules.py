@@ -405,6 +405,9 @@ def gradient_magnitudes(
     match op:
         case BatchNorm():
             return _batch_norm_gradient_magnitudes(op, operands, upper, magnitude)
+        case Sigmoid():
+            # In 1 - s both terms count: where s is nearly 1 they cancel.
+            return [magnitude * result * (1 + result)]
         case Softmax():
             mixed = (magnitude * result).sum(axis=1, keepdims=True)
             return [result * (magnitude + mixed)]

@@ -142,6 +142,17 @@ def state_cases(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def saturated_cases(draw: st.DrawFn) -> Case:
+    """Sigmoids, softmaxes and logits beyond where exp overflows in float32."""
+    build = GraphBuilder()
+    x = build.conv2d("trunk", build.input(), 4, bias=True)
+    x = build.concat([build.sigmoid(x, name="trunk/sigmoid"), build.softmax(x, name="trunk/softmax"), x])
+    graph = build.graph({"stage4": build.conv2d("head", x, draw(st.integers(2, 4)), bias=True)})
+    case = Case(graph, (2, 3, 4, 5), draw(seeds), offset=draw(st.sampled_from([100.0, -150.0])))
+    return replace(case, training=draw(trainings(case.output_shapes)))
+
+
+@st.composite
 def statistics_cases(draw: st.DrawFn) -> Case:
     """A batch norm straight on an image of 2 to 12 values per channel, some of them far from 0."""
     build = GraphBuilder(eps=draw(st.sampled_from([1e-5, 1e-3])), momentum=draw(st.sampled_from([0.1, 0.01])))
@@ -183,7 +194,8 @@ def forms(draw: st.DrawFn) -> Form:
         {"gate_norm_relu": not form.gate_norm_relu},
         {"gates_identity": not form.gates_identity},
         {"predictor_hidden": not form.predictor_hidden},
-        {"gated_feature": "lowest" if form.gated_feature == "united" else "united"},
+        # A supervised gate of one layer lies on the grid of the united feature alone.
+        {"gated_feature": "lowest", "supervised_gate": "halving_chain"},
     ]
     return replace(form, **draw(st.sampled_from(changes)))
 

@@ -21,4 +21,4 @@ def test_inference_form_of_an_architecture(
 
 
 def test_training_step_of_an_architecture(subject: Subject, block: tuple[int, int], drawing: Drawing) -> None:
-    drawing.put(checks.whole_training, subject, trained_architectures(), block)
+    drawing.put(checks.training, subject, trained_architectures(), block)

@@ -54,6 +54,11 @@ COORDINATE_ROUNDINGS = 4
 """Roundings in a source coordinate computed in the working precision."""
 
 
+def meaning(magnitude: Array) -> Array:
+    """float64: how far a value may lie from the definition's; subnormal numbers may be taken for 0."""
+    return np.asarray(MEANING * magnitude + np.finfo(np.float64).tiny)
+
+
 def confidence(terms: int) -> float:
     """lambda of Higham and Mary 2019, theorem 3.1, so that `FAILURE` holds for sums of so many terms."""
     return math.sqrt(2 * math.log(2 * max(terms, 1) * CHECKED_VALUES / FAILURE))
@@ -64,7 +69,7 @@ def summation(terms: int, u: float) -> float:
 
     The certain one, n u / (1 - n u), and the probabilistic one, exp(lambda sqrt(n) u + n u^2 / (1 - u)) - 1.
     """
-    certain = terms * u / (1 - terms * u)
+    certain = terms * u / (1 - terms * u) if terms * u < 1 else math.inf
     probable = math.expm1(confidence(terms) * math.sqrt(terms) * u + terms * u * u / (1 - u))
     return min(certain, probable)
 
@@ -105,7 +110,7 @@ def _rounding(op: Op, operands: Sequence[Array], result: Array, u: float) -> Arr
         case BatchNorm():
             return summation(8, u) * _batch_norm_size(op, operands)
         case Sigmoid():
-            return np.full_like(result, 5 * u)
+            return np.full_like(result, (EXP_ROUNDINGS / 2 + 1) * u)
         case Softmax():
             return _softmax(operands[0], result, u)
         case Add():

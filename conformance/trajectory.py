@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -100,7 +101,12 @@ def _learnt_scales(case: Case, name: str, size: float, slope: float, total_rate:
         velocity = slope / (1 - optimizer.momentum)
         return {name: size + total_rate * velocity, f"{OPTIMIZER_PREFIX}momentum/{name}": velocity}
     slots = {"first": slope, "second": slope * slope}
-    return {name: size + total_rate, **{f"{OPTIMIZER_PREFIX}{key}/{name}": s for key, s in slots.items()}}
+    # Kingma and Ba 2015, section 2.1: the largest step, in learning rates.
+    furthest = max((1 - optimizer.beta1) / math.sqrt(1 - optimizer.beta2), 1.0)
+    return {
+        name: size + furthest * total_rate,
+        **{f"{OPTIMIZER_PREFIX}{key}/{name}": s for key, s in slots.items()},
+    }
 
 
 def parting(case: Case, rates: Rates, name: str) -> float:
