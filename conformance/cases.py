@@ -32,7 +32,8 @@ class Case:
     """One graph with everything that decides its arrays.
 
     `shape` is the image's, N x C x H x W; `offset` is added to every pixel; `valid` says how many labels
-    count; `tied` sets every convolution's weights to 0, so that all pixels have one value, the bias.
+    count; `tied` sets every convolution's weights to 0, so that all pixels have one value, the bias; `whole`
+    rounds the image to whole numbers of at most 0, many of them alike and many 0.
     A case made out of another one (`drawn`) may have its weights and image `given`.
     """
 
@@ -43,6 +44,7 @@ class Case:
     offset: float = 0.0
     valid: Literal["most", "one", "none"] = "most"
     tied: bool = False
+    whole: bool = False
     given: Mapping[str, Array] = field(default_factory=dict, repr=False)
     drawn: Case | None = field(default=None, repr=False)
 
@@ -80,7 +82,8 @@ class Case:
         """float32, standard normal plus `offset`."""
         if IMAGE in self.given:
             return self.given[IMAGE]
-        return (_generator(self.seed, IMAGE).standard_normal(self.shape) + self.offset).astype(np.float32)
+        image = _generator(self.seed, IMAGE).standard_normal(self.shape) + self.offset
+        return (-np.abs(np.round(image)) if self.whole else image).astype(np.float32)
 
     @cached_property
     def batch(self) -> Arrays:

@@ -32,6 +32,7 @@ ALWAYS: dict[str, tuple[str, ...]] = {
     "joint weights": ("some", "none"),
     "ignore_label": ("255", "0", "-1"),
     "all pixels": ("equal", "different"),
+    "choices": ("tied", "clear"),
     "fusion gate": ("None", "unsupervised"),
     "head": ("hrnetv2", "hrnetv1"),
     "network": ("align_corners", "half-pixel centres"),
@@ -72,6 +73,7 @@ def _features(case: Case) -> Iterator[tuple[str, str]]:
     yield from _objective_features(case)
     batch, _, height, width = case.shape
     yield "batch", "one image" if batch == 1 else "several images"
+    yield "choices", "tied" if case.whole else "clear"
     yield "size", "odd" if height % 2 and width % 2 else "even in some direction"
     yield "size", "square" if height == width else "not square"
     yield "outputs", "one" if len(case.graph.outputs) == 1 else "several"

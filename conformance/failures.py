@@ -91,6 +91,7 @@ def expression(case: Case) -> str:
     fields = {
         "seed": drawn.seed, "training": drawn.training, "offset": drawn.offset, "valid": drawn.valid,
         "tied": drawn.tied,
+        "whole": drawn.whole,
     }  # fmt: skip
     settings = ", ".join(f"{name}={value!r}" for name, value in fields.items())
     plain = f"Case(graph, {drawn.shape}, {settings})"

@@ -10,9 +10,10 @@ BLOCK = 100
 
 @dataclass(frozen=True)
 class Profile:
-    """Cases by kind: small graphs, whole architectures, and so on, as the tests' marks name them."""
+    """Cases by kind, as the tests' marks name them."""
 
     small: int
+    trained: int
     architectures: int
     objectives: int
     optimizers: int
@@ -21,10 +22,14 @@ class Profile:
 
 
 PROFILES = {
-    "quick": Profile(small=80, architectures=5, objectives=30, optimizers=10, states=4, compiled=1),
-    "default": Profile(small=400, architectures=25, objectives=80, optimizers=40, states=20, compiled=2),
+    "quick": Profile(
+        small=80, trained=40, architectures=5, objectives=24, optimizers=8, states=4, compiled=1
+    ),
+    "default": Profile(
+        small=400, trained=200, architectures=25, objectives=50, optimizers=24, states=12, compiled=2
+    ),
     "thorough": Profile(
-        small=4500, architectures=300, objectives=800, optimizers=300, states=200, compiled=10
+        small=4500, trained=2250, architectures=300, objectives=800, optimizers=300, states=200, compiled=10
     ),
 }
 

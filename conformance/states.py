@@ -33,6 +33,7 @@ def resumes(subject: Subject, case: Case) -> None:
         first.step(case.batch, RATE)
     state = first.state()
     second = subject.trainer(replace(case, seed=case.seed + 1))
+    _has_all(row, case, state)
     handed = dict(reversed(_copies(state).items()))
     second.load(handed)
     _scribble(handed)
@@ -40,6 +41,12 @@ def resumes(subject: Subject, case: Case) -> None:
     for trainer in (first, second):
         trainer.step(case.batch, RATE)
     _identical(row, second.state(), first.state())
+
+
+def _has_all(row: Comparison, case: Case, state: State) -> None:
+    """Told by name, before a load of it could raise."""
+    weights = [name for name in state if not name.startswith(OPTIMIZER_PREFIX)]
+    row.agree("names of the state", sorted(weights), sorted(case.graph.parameters))
 
 
 def begins_anew(subject: Subject, case: Case) -> None:
@@ -108,6 +115,9 @@ def _predicts(subject: Subject, case: Case, trainer: Trainer) -> None:
 def _identical(row: Comparison, got: State, want: State) -> None:
     row.agree("names of the state", sorted(got), sorted(want))
     for name, array in want.items():
+        row.agree(
+            f"kind of numbers of {name}", np.asarray(got[name]).dtype.kind, np.asarray(array).dtype.kind
+        )
         row.identical(name, got[name], np.asarray(array))
 
 
@@ -119,10 +129,12 @@ def refuses(subject: Subject, case: Case) -> None:
     trainer = subject.trainer(case)
     trainer.step(case.batch, RATE)
     state = trainer.state()
+    # Other values, so that a load that gives up half-way is seen.
+    moved = {name: np.asarray(2 * array) for name, array in state.items()}
     for name in (next(iter(case.graph.trainable)), _a_slot(case)):
-        for broken in _broken(state, name):
+        for broken in _broken(moved, name):
             _refused(subject, case, WeightsError, name, partial(trainer.load, broken))
-    extra = {**state, "nobody.weight": np.zeros(1)}
+    extra = {**moved, "nobody.weight": np.zeros(1)}
     _refused(subject, case, WeightsError, "nobody.weight", partial(trainer.load, extra))
     _identical(Comparison(subject, case, "refusals", across=False), trainer.state(), state)
 

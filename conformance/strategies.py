@@ -142,6 +142,18 @@ def state_cases(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def tied_cases(draw: st.DrawFn) -> Case:
+    """Relus of exact zeros and maxima of equal pixels, with the gradient for the image."""
+    build = GraphBuilder()
+    image = build.input()
+    pooled = build.max_pool(image, draw(st.integers(2, 3)), draw(st.integers(1, 2)))
+    maps = {"stage4": pooled, "stage3": build.relu(image)}
+    graph = build.graph({name: build.conv2d(f"head.{name}", x, 3, bias=True) for name, x in maps.items()})
+    case = Case(graph, (draw(st.integers(1, 2)), 3, 6, 7), draw(seeds), whole=True)
+    return image_as_parameter(replace(case, training=draw(trainings(case.output_shapes))))
+
+
+@st.composite
 def saturated_cases(draw: st.DrawFn) -> Case:
     """Sigmoids, softmaxes and logits beyond where exp overflows in float32."""
     build = GraphBuilder()

@@ -5,7 +5,13 @@ import pytest
 from conformance import checks, states
 from conformance.cases import Subject
 from conformance.drawing import Drawing
-from conformance.strategies import objective_cases, optimizer_cases, saturated_cases, statistics_cases
+from conformance.strategies import (
+    objective_cases,
+    optimizer_cases,
+    saturated_cases,
+    statistics_cases,
+    tied_cases,
+)
 
 
 @pytest.mark.cases("objectives")
@@ -16,6 +22,11 @@ def test_losses_and_their_gradients(subject: Subject, block: tuple[int, int], dr
 @pytest.mark.cases("optimizers")
 def test_ten_steps_of_each_optimizer(subject: Subject, block: tuple[int, int], drawing: Drawing) -> None:
     drawing.put(checks.steps, subject, optimizer_cases(), block)
+
+
+@pytest.mark.cases("optimizers")
+def test_gradients_at_ties(subject: Subject, block: tuple[int, int], drawing: Drawing) -> None:
+    drawing.put(checks.training, subject, tied_cases(), block)
 
 
 @pytest.mark.cases("optimizers")

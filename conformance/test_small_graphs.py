@@ -22,5 +22,6 @@ def test_inference_form_of_a_small_graph(subject: Subject, block: tuple[int, int
     drawing.put(checks.optimized, subject, small_cases(), (block[0], block[1] // 4))
 
 
+@pytest.mark.cases("trained")
 def test_training_step_of_a_small_graph(subject: Subject, block: tuple[int, int], drawing: Drawing) -> None:
     drawing.put(checks.training, subject, small_cases() | pixel_cases(), block)
