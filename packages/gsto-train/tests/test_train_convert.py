@@ -194,6 +194,7 @@ def test_the_report_counts_and_tells_everything(run: Callable[..., Outcome]) -> 
     assert run("in.npz", "out", *SMALL).out.splitlines() == [
         f"in.npz -> out, graph {graph.digest[:12]}",
         "7 tensors of float32: 126 parameters, 8 running statistics; read again, bit for bit the same",
+        "reading: 7 of 7 tensors, 100% of parameters",
         "reading: looked twice",
         "reading: took module. off 7 names",
         "reading: left out module.bn1.num_batches_tracked: torch counts batches there, which nothing reads",
@@ -236,6 +237,50 @@ def test_a_run_s_checkpoint_gives_its_weights(run: Callable[..., Outcome]) -> No
     assert_same_bits(dict(load_directory("a")[1]), weights)
 
 
+@pytest.mark.parametrize(
+    ("option", "scales"),
+    [("--inplace-abn", [2.00001, 0.50001, 1.00001, 1.00001]), ("--no-inplace-abn", [-2, 0.5, 1, 1])],
+)  # fmt: skip
+def test_negative_scales_are_read_as_asked_and_told(
+    run: Callable[..., Outcome], option: str, scales: list[float]
+) -> None:
+    weights = random_weights(small_graph()) | {"bn1.weight": np.array([-2, 0.5, 1, 1], np.float32)}
+    write_safetensors("a.safetensors", weights)
+    assert "reading: 1 negative batch-norm scales in 1 tensors such as bn1.weight: " in run(
+        "a.safetensors", "unasked", *SMALL
+    ).out  # fmt: skip
+    assert_same_bits(dict(load_directory("unasked")[1]), weights)
+    assert run("a.safetensors", "asked", option, *SMALL).status == 0
+    _, found, card = load_directory("asked")
+    np.testing.assert_allclose(found["bn1.weight"], scales, rtol=1e-6)
+    assert card["converted_from"]["inplace_abn"] is (option == "--inplace-abn")
+
+
+def test_a_backbone_s_file_becomes_a_network_whose_other_parts_are_initialised_and_told(
+    run: Callable[..., Outcome],
+) -> None:
+    weights = random_weights(small_graph())
+    backbone = {name: array for name, array in weights.items() if not name.startswith("head.")}
+    write_safetensors("a.safetensors", backbone)
+    told = run("a.safetensors", "b", "--seed", "3", *SMALL).out
+    assert "reading: kept as initialised (seed 3), 2 tensors: head (2)" in told.splitlines()
+    graph, found, card = load_directory("b")
+    initial = gsto_spec.initial_weights(graph, 3)
+    assert_same_bits(dict(found), backbone | {name: initial[name] for name in ("head.weight", "head.bias")})
+    assert card["converted_from"]["initialised"] == ["head.weight", "head.bias"]
+    write_safetensors("other.safetensors", weights | {"head.weight": np.ones((9, 4, 1, 1), np.float32)})
+    assert "say initialize" in run("other.safetensors", "c", *SMALL).failure
+    assert run("other.safetensors", "c", "--initialize", *SMALL).status == 0
+    assert "expected a file" in run("b", "d", "--initialize").failure
+
+
+def test_gated_networks_carry_the_authors_licence(run: Callable[..., Outcome]) -> None:
+    graph = gsto_spec.build("gsto-hrnet-w16-mini")
+    write_safetensors("a.safetensors", dict(gsto_spec.initial_weights(graph)))
+    run("a.safetensors", "b", "--architecture", "gsto-hrnet-w16-mini")
+    assert "academic use" in load_directory("b")[2]["licence"]
+
+
 def test_classes_and_form_change_the_named_architecture(run: Callable[..., Outcome]) -> None:
     graph = gsto_spec.build("hrnetv2-w18-small-v1", classes=3)
     write_safetensors("a.safetensors", dict(gsto_spec.initial_weights(graph)))
@@ -254,7 +299,7 @@ def test_classes_and_form_change_the_named_architecture(run: Callable[..., Outco
          "a.npz: head.bias has shape (3,), expected (2,) (of the"),
         (lambda w: w.update({"head.bias": np.array([1, np.inf])}), "a.npz: head.bias is not finite (of the"),
         (lambda w: w.update({"head.bias": np.ones(2, int)}),
-         "a.npz: expected floating-point tensors, found head.bias (int64)"),
+         "a.npz: head.bias is of int64, expected floating-point numbers (of the"),
         (lambda w: w.update({"module.head.bias": np.ones(2)}),
          "a.npz: head.bias is there twice, as head.bias and as module.head.bias"),
     ],

@@ -5,7 +5,7 @@ logits = model(images)["stage4"]
 """
 
 from gsto_jax.compile import CompiledGraph, compile, weights_of
-from gsto_jax.files import load, save
+from gsto_jax.files import load, read_checkpoint, save
 
-__all__ = ["CompiledGraph", "compile", "load", "save", "weights_of"]
+__all__ = ["CompiledGraph", "compile", "load", "read_checkpoint", "save", "weights_of"]
 __version__ = "0.1.0"

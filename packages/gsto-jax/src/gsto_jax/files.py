@@ -1,4 +1,4 @@
-"""Saved models: a directory of `graph.json`, `model.safetensors` and `card.json` that any backend opens."""
+"""Saved models, a directory of `graph.json`, `model.safetensors` and `card.json`, and neutral checkpoints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from jax.typing import DTypeLike
 
 from gsto_jax.compile import CompiledGraph, compile, weights_of
+from gsto_spec import Graph, checkpoint
+from gsto_spec.checkpoint import LoadedWeights
 from gsto_spec.weights import load_directory, save_directory
 
 
@@ -21,3 +23,19 @@ def load(directory: str | Path, *, dtype: DTypeLike | None = None) -> CompiledGr
     """Open a saved model, whichever backend wrote it; see `gsto_spec.weights.load_directory` for errors."""
     graph, weights, _ = load_directory(directory)
     return compile(graph, weights, dtype=dtype)
+
+
+def read_checkpoint(
+    path: str | Path,
+    graph: Graph,
+    *,
+    inplace_abn: bool | None = None,
+    initialize: bool = False,
+    seed: int = 0,
+) -> LoadedWeights:
+    """The weights of `graph` in a `.safetensors` file or a saved directory, with `.report`; without torch.
+
+    `gsto-convert` makes such a file of a published `.pth`; see `gsto_spec.checkpoint.read_checkpoint` for
+    what must match, `inplace_abn`, `initialize` and errors.
+    """
+    return checkpoint.read_checkpoint(path, graph, inplace_abn=inplace_abn, initialize=initialize, seed=seed)

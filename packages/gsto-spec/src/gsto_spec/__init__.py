@@ -7,11 +7,14 @@ from gsto_spec.builder import FAN_IN_NORMAL, HRNET_NORMAL, GraphBuilder, Initial
 from gsto_spec.catalog import architectures, build, variant
 from gsto_spec.cost import Cost, cost
 from gsto_spec.errors import GraphError, GstoError, WeightsError
+from gsto_spec.features import Level, feature_levels, features
 from gsto_spec.graph import Graph, Node
 from gsto_spec.passes import optimize
 from gsto_spec.reference import evaluate
+from gsto_spec.resnet import ResNet
 from gsto_spec.rewrite import RewriteLog
-from gsto_spec.variants import HRNet, VariantError
+from gsto_spec.variant_checks import VariantError
+from gsto_spec.variants import HRNet
 from gsto_spec.weights import initial_weights
 
 __all__ = [
@@ -24,7 +27,9 @@ __all__ = [
     "GstoError",
     "HRNet",
     "Initialization",
+    "Level",
     "Node",
+    "ResNet",
     "RewriteLog",
     "VariantError",
     "WeightsError",
@@ -32,6 +37,8 @@ __all__ = [
     "build",
     "cost",
     "evaluate",
+    "feature_levels",
+    "features",
     "initial_weights",
     "optimize",
     "variant",

@@ -13,7 +13,8 @@ from gsto_spec.builder import GraphBuilder
 from gsto_spec.forms import Form, Transfer
 
 Gate = Callable[[GraphBuilder, str, str], str]
-"""`gate(build, path, x)` adds a gate's nodes and answers with an N x 1 x h x w map of x's size."""
+"""`gate(build, path, x)` adds a gate's nodes and answers with what multiplies x: one value per place
+(N x 1 x h x w), or one per channel (N x C x 1 x 1)."""
 
 ResizeMethod = Literal["bilinear", "nearest"]
 
@@ -37,39 +38,65 @@ class Resampling:
 
 def conv_norm(
     build: GraphBuilder, conv: str, norm: str, x: str, channels: int, *, kernel: int, stride: int = 1,
-    relu: bool = True, bias: bool = False,
+    dilation: int = 1, relu: bool = True, bias: bool = False, attention: Gate | None = None,
 ) -> str:  # fmt: skip
-    """Convolution, batch norm and, unless told otherwise, relu."""
-    x = build.conv2d(conv, x, channels, kernel=kernel, stride=stride, bias=bias)
+    """Convolution, batch norm and, unless told otherwise, relu; `attention` gates the result."""
+    x = build.conv2d(conv, x, channels, kernel=kernel, stride=stride, dilation=dilation, bias=bias)
     x = build.batch_norm(norm, x)
-    return build.relu(x) if relu else x
+    x = build.relu(x) if relu else x
+    return x if attention is None else attend(build, f"{conv}_attention", x, attention)
 
 
-def stem(build: GraphBuilder, x: str, channels: int) -> str:
+def attend(build: GraphBuilder, path: str, x: str, attention: Gate) -> str:
+    """`x` times its own gate, at its own resolution: an attention module."""
+    return build.mul(attention(build, path, x), x, name=f"{path}/gated")
+
+
+def stem(build: GraphBuilder, x: str, channels: int, *, attention: Gate | None = None) -> str:
     """HRNet's stem: two 3x3 convolutions of stride 2, to stride 4."""
-    x = conv_norm(build, "conv1", "bn1", x, channels, kernel=3, stride=2)
-    return conv_norm(build, "conv2", "bn2", x, channels, kernel=3, stride=2)
+    x = conv_norm(build, "conv1", "bn1", x, channels, kernel=3, stride=2, attention=attention)
+    return conv_norm(build, "conv2", "bn2", x, channels, kernel=3, stride=2, attention=attention)
 
 
-def basic_block(build: GraphBuilder, path: str, x: str, channels: int) -> str:
-    """Two 3x3 convolutions and a shortcut (He et al. 2016); relu after the sum."""
-    y = conv_norm(build, f"{path}.conv1", f"{path}.bn1", x, channels, kernel=3)
-    y = conv_norm(build, f"{path}.conv2", f"{path}.bn2", y, channels, kernel=3, relu=False)
-    return _join(build, path, x, y)
+def resnet_stem(build: GraphBuilder, x: str, channels: int) -> str:
+    """ResNet's stem: a 7x7 convolution and a 3x3 max pooling, both of stride 2 (He et al. 2016)."""
+    x = conv_norm(build, "conv1", "bn1", x, channels, kernel=7, stride=2)
+    return build.max_pool(x, 3, 2, padding=1, name="bn1/pool")
 
 
-def bottleneck(build: GraphBuilder, path: str, x: str, width: int) -> str:
-    """1x1, 3x3 and 1x1 convolutions to 4 `width` channels and a shortcut (He et al. 2016)."""
-    y = conv_norm(build, f"{path}.conv1", f"{path}.bn1", x, width, kernel=1)
-    y = conv_norm(build, f"{path}.conv2", f"{path}.bn2", y, width, kernel=3)
-    y = conv_norm(build, f"{path}.conv3", f"{path}.bn3", y, 4 * width, kernel=1, relu=False)
-    return _join(build, path, x, y)
+def basic_block(
+    build: GraphBuilder, path: str, x: str, channels: int, *, attention: Gate | None = None
+) -> str:
+    """Two 3x3 convolutions and a shortcut (He et al. 2016); relu after the sum.
+
+    `attention` follows each convolution's layer, the last one's before the sum.
+    """
+    y = conv_norm(build, f"{path}.conv1", f"{path}.bn1", x, channels, kernel=3, attention=attention)
+    y = conv_norm(build, f"{path}.conv2", f"{path}.bn2", y, channels, kernel=3, relu=False,
+                  attention=attention)  # fmt: skip
+    return _join(build, path, x, y, 1)
 
 
-def _join(build: GraphBuilder, path: str, x: str, y: str) -> str:
-    if build.channels(x) != build.channels(y):
+def bottleneck(
+    build: GraphBuilder, path: str, x: str, width: int, *, stride: int = 1, dilation: int = 1,
+    attention: Gate | None = None,
+) -> str:  # fmt: skip
+    """1x1, 3x3 and 1x1 convolutions to 4 `width` channels and a shortcut (He et al. 2016).
+
+    Stride and dilation are the 3x3 convolution's (torchvision); `attention` is as in `basic_block`.
+    """
+    y = conv_norm(build, f"{path}.conv1", f"{path}.bn1", x, width, kernel=1, attention=attention)
+    y = conv_norm(build, f"{path}.conv2", f"{path}.bn2", y, width, kernel=3, stride=stride,
+                  dilation=dilation, attention=attention)  # fmt: skip
+    y = conv_norm(build, f"{path}.conv3", f"{path}.bn3", y, 4 * width, kernel=1, relu=False,
+                  attention=attention)  # fmt: skip
+    return _join(build, path, x, y, stride)
+
+
+def _join(build: GraphBuilder, path: str, x: str, y: str, stride: int) -> str:
+    if build.channels(x) != build.channels(y) or stride > 1:
         x = conv_norm(build, f"{path}.downsample.0", f"{path}.downsample.1", x, build.channels(y),
-                      kernel=1, relu=False)  # fmt: skip
+                      kernel=1, stride=stride, relu=False)  # fmt: skip
     return build.relu(build.add([y, x], name=f"{path}/sum"), name=f"{path}/out")
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, overload
 
 from gsto_spec.errors import GstoError, nearest
 from gsto_spec.forms import FormName
 from gsto_spec.graph import Graph
+from gsto_spec.names import HRNetName, ResNetName
+from gsto_spec.published import CITYSCAPES_SIZE, POSE_SIZE, Published, published_of
+from gsto_spec.resnet import ContextModule, ResNet
 from gsto_spec.variants import HRNet
+
+Variant = HRNet | ResNet
 
 
 class UnknownArchitecture(GstoError):
@@ -17,34 +23,18 @@ class UnknownArchitecture(GstoError):
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """A number in print: what it measures, its value as printed, and where it stands."""
-
-    measure: str
-    value: str
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
 class Entry:
-    """A variant, the input size (H, W) of its published counts, and what was published of it."""
+    """A variant, the family that lists it, the input size (H, W) of its counts, what was published of it."""
 
-    variant: HRNet
+    variant: Variant
+    family: str
     size: tuple[int, int]
     published: tuple[Published, ...] = ()
 
 
-CITYSCAPES_SIZE = (1024, 2048)
-POSE_SIZE = (384, 288)
-CITYSCAPES = "Cityscapes val mIoU, one scale, no flip, no OHEM"
-COCO = "COCO val2017 AP, 384x288"
-PARAMETERS = "convolution parameters"
-GIGA = "multiply-adds / 2^30 at 1024x2048"
-POSE_PARAMETERS = "parameters"
-POSE_GIGA = "multiply-adds / 2^30 at 384x288"
-
 _SMALL_V1 = HRNet(widths=(16, 32, 64, 128), modules=(1, 1, 1), blocks=2, layer1_width=32, layer1_blocks=1)
 _SMALL_V2 = HRNet(widths=(18, 36, 72, 144), modules=(1, 3, 2), blocks=2, layer1_blocks=2)
+_GFM = dataclasses.replace(_SMALL_V2, fusion_gate="unsupervised")
 
 # Not of the paper: a third of W18-Small-v2's multiply-adds, for short runs on a processor.
 _MINI = HRNet(
@@ -75,57 +65,85 @@ def pose_gsto(variant: HRNet) -> HRNet:
     return dataclasses.replace(gsto(variant), classes=17, batch_norm_momentum=0.1)
 
 
-def _printed(source: str, **values: str) -> tuple[Published, ...]:
-    measures = {"score": CITYSCAPES, "ap": COCO, "parameters": PARAMETERS, "giga": GIGA,
-                "pose_parameters": POSE_PARAMETERS, "pose_giga": POSE_GIGA}  # fmt: skip
-    return tuple(Published(measures[key], value, source) for key, value in values.items())
+def _attended(**fields: Any) -> HRNet:
+    """W18-Small-v2 with one of table 3's attentions; 64 is the reduction that fits its printed counts."""
+    return dataclasses.replace(_SMALL_V2, channel_reduction=64, **fields)
 
+
+def _resnets(depth: int, context: ContextModule) -> Iterator[tuple[str, ResNet]]:
+    """Table 6's four networks on one backbone; ASPP at stride 16, too."""
+    plain = ResNet(blocks=(3, 4, {50: 6, 101: 23}[depth], 3), context=context)
+    supervised = dataclasses.replace(plain, supervision="feature")
+    name = f"resnet{depth}-{context}"
+    yield name, plain
+    yield f"{name}-supervised", supervised
+    yield f"{name}-gsto-unsupervised", dataclasses.replace(plain, context_gate="unsupervised")
+    yield f"{name}-gsto-supervised", dataclasses.replace(supervised, context_gate="supervised")
+    if context == "aspp":
+        yield f"{name}-stride16", dataclasses.replace(plain, output_stride=16)
+
+
+_HRNETS: Mapping[str, HRNet] = {
+    "hrnetv2-w18-small-v1": _SMALL_V1,
+    "hrnetv2-w18-small-v2": _SMALL_V2,
+    **{f"hrnetv2-w{width}": _hrnet(width) for width in (18, 32, 48)},
+    "gsto-hrnet-w18-small-v2": gsto(_SMALL_V2),
+    **{f"gsto-hrnet-w{width}": gsto(_hrnet(width)) for width in (18, 32, 48)},
+}
+
+_POSE: Mapping[str, HRNet] = {
+    "pose-hrnet-w32": pose(_hrnet(32)),
+    "pose-hrnet-w48": pose(_hrnet(48)),
+    "pose-gsto-hrnet-w32": pose_gsto(_hrnet(32)),
+    "pose-gsto-hrnet-w48": pose_gsto(_hrnet(48)),
+}
+
+_ABLATIONS: Mapping[str, HRNet] = {
+    f"hrnetv2-w18-small-v2-{suffix}": variant
+    for suffix, variant in {
+        "supervised": dataclasses.replace(_SMALL_V2, supervised_stages=(2, 3)),
+        "gfm": _GFM,
+        "gtm-unsupervised": dataclasses.replace(_SMALL_V2, transition_gate="unsupervised"),
+        "gtm-supervised": dataclasses.replace(
+            _SMALL_V2, supervised_stages=(2, 3), transition_gate="supervised"
+        ),
+        "gfm-gtm-unsupervised": dataclasses.replace(_GFM, transition_gate="unsupervised"),
+        "gfm-gtm3": dataclasses.replace(_GFM, supervised_stages=(3,), transition_gate="supervised"),
+        "gfm-gtm123": dataclasses.replace(_GFM, supervised_stages=(1, 2, 3), transition_gate="supervised"),
+        "channel-module": _attended(attention="channel"),
+        "spatial-module": dataclasses.replace(_SMALL_V2, attention="spatial"),
+        "channel-layer": _attended(attention="channel", attention_location="layer"),
+        "spatial-layer": dataclasses.replace(_SMALL_V2, attention="spatial", attention_location="layer"),
+        "channel-transfer": _attended(fusion_gate="channel", transition_gate="channel"),
+    }.items()
+}
+
+_RESNETS: Mapping[str, ResNet] = {
+    name: variant
+    for depth in (50, 101) for context in ("ppm", "aspp")
+    for name, variant in _resnets(depth, context)
+}  # fmt: skip
+
+_FAMILIES: Mapping[str, tuple[Mapping[str, Variant], tuple[int, int]]] = {
+    "HRNetV2 and GSTO-HRNet (table 4)": (_HRNETS, CITYSCAPES_SIZE),
+    "pose estimation (table 10)": (_POSE, POSE_SIZE),
+    "ablations on HRNetV2-W18-Small-v2 (tables 1, 2, 3)": (_ABLATIONS, CITYSCAPES_SIZE),
+    "dilated ResNet with PPM or ASPP (table 6)": (_RESNETS, CITYSCAPES_SIZE),
+    "not of the paper": ({"gsto-hrnet-w16-mini": gsto(_MINI)}, CITYSCAPES_SIZE),
+}
+
+_ELSEWHERE: Mapping[str, tuple[Published, ...]] = {
+    "hrnetv2-w18-small-v1": (
+        Published("convolution parameters", "1.5M", "HRNet's README"),
+        Published("multiply-adds / 2^30 at 1024x2048", "31.1", "HRNet's README"),
+    ),
+}
 
 _CATALOG: Mapping[str, Entry] = {
-    "hrnetv2-w18-small-v1": Entry(
-        _SMALL_V1, CITYSCAPES_SIZE, _printed("HRNet's README", parameters="1.5M", giga="31.1")
-    ),
-    "hrnetv2-w18-small-v2": Entry(
-        _SMALL_V2, CITYSCAPES_SIZE,
-        (*_printed("table 4", parameters="3.92M", giga="71.6", score="76.2"),
-         *_printed("table 4 (authors' own run)", score="75.9")),
-    ),
-    "hrnetv2-w18": Entry(_hrnet(18), CITYSCAPES_SIZE),
-    "hrnetv2-w32": Entry(_hrnet(32), CITYSCAPES_SIZE),
-    "hrnetv2-w48": Entry(
-        _hrnet(48), CITYSCAPES_SIZE,
-        (*_printed("table 4", parameters="65.78M", giga="696.2", score="80.9"),
-         *_printed("table 4 (authors' own run)", score="80.2")),
-    ),
-    "gsto-hrnet-w18-small-v2": Entry(
-        gsto(_SMALL_V2), CITYSCAPES_SIZE,
-        (*_printed("table 4", parameters="3.95M", giga="74.4", score="77.3"),
-         *_printed("table 2", score="77.3"), *_printed("table 1", score="77.2")),
-    ),
-    "gsto-hrnet-w18": Entry(gsto(_hrnet(18)), CITYSCAPES_SIZE),
-    "gsto-hrnet-w32": Entry(gsto(_hrnet(32)), CITYSCAPES_SIZE),
-    "gsto-hrnet-w48": Entry(
-        gsto(_hrnet(48)), CITYSCAPES_SIZE,
-        _printed("table 4", parameters="65.93M", giga="714.0", score="82.1"),
-    ),
-    "pose-hrnet-w32": Entry(
-        pose(_hrnet(32)), POSE_SIZE,
-        _printed("table 10", pose_parameters="28.5M", pose_giga="16.0", ap="75.8"),
-    ),
-    "pose-hrnet-w48": Entry(
-        pose(_hrnet(48)), POSE_SIZE,
-        _printed("table 10", pose_parameters="63.6M", pose_giga="32.9", ap="76.3"),
-    ),
-    "pose-gsto-hrnet-w32": Entry(
-        pose_gsto(_hrnet(32)), POSE_SIZE,
-        _printed("table 10", pose_parameters="29.6M", pose_giga="18.2", ap="76.5"),
-    ),
-    "pose-gsto-hrnet-w48": Entry(
-        pose_gsto(_hrnet(48)), POSE_SIZE,
-        _printed("table 10", pose_parameters="66.0M", pose_giga="37.6", ap="76.7"),
-    ),
-    "gsto-hrnet-w16-mini": Entry(gsto(_MINI), CITYSCAPES_SIZE),
-}  # fmt: skip
+    name: Entry(variant, family, size, (*published_of(name), *_ELSEWHERE.get(name, ())))
+    for family, (variants, size) in _FAMILIES.items()
+    for name, variant in variants.items()
+}
 
 
 def architectures() -> tuple[str, ...]:
@@ -142,12 +160,20 @@ def entry(name: str) -> Entry:
     return _CATALOG[name]
 
 
-def variant(name: str) -> HRNet:
+@overload
+def variant(name: HRNetName) -> HRNet: ...
+@overload
+def variant(name: ResNetName) -> ResNet: ...
+@overload
+def variant(name: str) -> Variant: ...
+def variant(name: str) -> Variant:
     """A named variant; `dataclasses.replace(variant(name), ...)` makes a new one."""
     return entry(name).variant
 
 
-def build(name_or_variant: str | HRNet, *, classes: int | None = None, form: FormName | None = None) -> Graph:
+def build(
+    name_or_variant: str | Variant, *, classes: int | None = None, form: FormName | None = None
+) -> Graph:
     """The graph of a named network or of a variant of your own.
 
     `classes` (or keypoints) and `form` (`release`, `paper`) replace the variant's where given.

@@ -8,19 +8,25 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
 from typing import Any, get_args
 
 import click
 import numpy as np
 
 import gsto_spec
+from gsto_spec import tables
 from gsto_spec.catalog import architectures, entry
 from gsto_spec.cost import Cost, Counting, Part, cost
+from gsto_spec.diff import declared, describe, diff
+from gsto_spec.draw import draw
 from gsto_spec.errors import GstoError
 from gsto_spec.forms import FORMS, FormName
 from gsto_spec.graph import Graph
 from gsto_spec.locate import locate
 from gsto_spec.passes import RULES, optimize
+from gsto_spec.published import CITYSCAPES, COCO
 from gsto_spec.rewrite import RewriteLog
 
 DEFAULT_SIZE = (1024, 2048)
@@ -71,15 +77,39 @@ def list_command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({name: _entry_facts(name) for name in architectures()}, indent=2))
         return
-    for name in architectures():
-        scores = [f"{item.value} {item.measure} ({item.source})" for item in entry(name).published]
-        click.echo(f"{name:<26}{'; '.join(scores)}".rstrip())
+    for family, names in groupby(architectures(), lambda name: entry(name).family):
+        click.echo(f"{family}:")
+        for name in names:
+            click.echo(f"  {name:<44}{_scores(name)}".rstrip())
+
+
+def _scores(name: str) -> str:
+    """The published scores of a network, in short; their measures are told by `--json` and by `table`."""
+    scores = [item for item in entry(name).published if item.measure in (CITYSCAPES, COCO)]
+    short = [item.source.replace(" (authors' own run)", ", own run") for item in scores]
+    words = ", ".join(f"{item.value} ({source})" for item, source in zip(scores, short, strict=True))
+    return words and f"{scores[0].measure.partition(',')[0]} {words}"
 
 
 def _entry_facts(name: str) -> dict[str, Any]:
     found = entry(name)
-    return {"size": found.size, "variant": dataclasses.asdict(found.variant),
+    return {"family": found.family, "size": found.size, "variant": dataclasses.asdict(found.variant),
             "published": [dataclasses.asdict(item) for item in found.published]}  # fmt: skip
+
+
+@main.command("table")
+@click.argument("number", type=int, required=False)
+@click.option("--markdown", is_flag=True, help="All tables as one page, docs/tables.md.")
+@_form
+@_json
+def table_command(number: int | None, markdown: bool, form: FormName | None, as_json: bool) -> None:
+    """A table of the paper beside our counts: NUMBER is 1, 2, 3, 4, 6 or 10."""
+    if markdown == (number is not None) or (markdown and (as_json or form)):
+        raise click.UsageError("expected the NUMBER of a table, or --markdown alone")
+    if number is None:
+        click.echo(tables.markdown(), nl=False)
+    else:
+        click.echo(json.dumps(tables.facts(number, form), indent=2) if as_json else tables.text(number, form))
 
 
 @main.command("show")
@@ -165,6 +195,55 @@ def optimize_command(
     else:
         parts = (str(log), _firings(log), _comparison(costs, f"input {' x '.join(map(str, input_shape))}"))
         click.echo("\n\n".join(filter(None, parts)))
+
+
+@main.command("diff")
+@click.argument("a")
+@click.argument("b")
+@_classes
+@click.option("--form", "forms", type=click.Choice(tuple(FORMS)), multiple=True,
+              help="The reading of the gated parts; given twice, A's and B's.")  # fmt: skip
+@click.option("--size", metavar="HxW", callback=_size, default=None,
+              help="The input's height and width [default: A's published size, or 1024x2048].")  # fmt: skip
+@click.option("--nodes", is_flag=True, help="Every node and tensor that differs, not only how many.")
+@_json
+@click.pass_context
+def diff_command(
+    context: click.Context, a: str, b: str, classes: int | None, forms: tuple[FormName, ...],
+    size: tuple[int, int] | None, nodes: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """What differs between two architectures; status 0 where nothing does, 1 where something does."""
+    if len(forms) > 2:
+        raise click.UsageError("--form: expected it once, or twice for A and B, found more")
+    of_a, of_b = (forms[0], forms[-1]) if forms else (None, None)
+    graphs = locate(a, classes=classes, form=of_a), locate(b, classes=classes, form=of_b)
+    variants = declared(a, classes=classes, form=of_a), declared(b, classes=classes, form=of_b)
+    shape = (1, _channels(graphs[0]), *(size or _usual_size(a)))
+    found = diff(*graphs, variants=variants, input_shape=shape)
+    facts = {"a": a, "b": b, **dataclasses.asdict(found)}
+    click.echo(json.dumps(facts, indent=2) if as_json else describe(found, (a, b), nodes=nodes))
+    context.exit(0 if found.same else 1)
+
+
+@main.command("draw")
+@_architecture
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE.svg",
+              help="Where the drawing goes; - is standard output.")  # fmt: skip
+@click.option("--ops", is_flag=True, help="Every op, instead of modules.")
+@_classes
+@_form
+def draw_command(
+    architecture: str, output: Path, ops: bool, classes: int | None, form: FormName | None
+) -> None:
+    """Draw a network as SVG: its resolutions as lanes, its modules, gates and losses."""
+    drawing = draw(locate(architecture, classes=classes, form=form), title=architecture, ops=ops)
+    if str(output) == "-":
+        click.echo(drawing, nl=False)
+        return
+    try:
+        output.write_text(drawing, encoding="utf-8")
+    except OSError as error:
+        raise GstoError(f"{output}: cannot be written: {error.strerror}") from None
 
 
 def _costs(graph: Graph, input_shape: tuple[int, int, int, int]) -> dict[Counting, Cost]:

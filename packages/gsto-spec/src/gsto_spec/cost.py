@@ -1,8 +1,8 @@
 """Parameters, multiply-adds and activation memory, counted from the graph.
 
-Two conventions: `convolutions` counts multiply-adds of convolutions only, as the paper's tables do
-(printed there divided by 2^30 and called GFLOPs); `every-op` adds those of the other ops
-(`docs/ops.md` gives each op's rule).
+Two conventions: `convolutions` counts multiply-adds of learnt convolutions only, as the paper's tables do
+(printed there divided by 2^30 and called GFLOPs); `every-op` adds those of the other ops, and of convolutions
+with fixed weights, which stand for reductions (`docs/ops.md` gives each op's rule).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def cost(
     shapes = graph.check(input_shape)
     owners = _owners(graph)
     parts = [
-        (node, owners.get(node.name, node), _part(node, owners, shapes, counting, bytes_per_value))
+        (node, owners.get(node.name, node), _part(graph, node, owners, shapes, counting, bytes_per_value))
         for node in graph.order
     ]
     whole = sum((part for _, _, part in parts), Part())
@@ -70,6 +70,7 @@ def _owners(graph: Graph) -> dict[str, Node]:
 
 
 def _part(
+    graph: Graph,
     node: Node,
     owners: Mapping[str, Node],
     shapes: Mapping[str, tuple[int, ...]],
@@ -80,10 +81,17 @@ def _part(
         values = math.prod(node.op.shape) if node.op.trainable else 0
         in_conv = node.name in owners and isinstance(owners[node.name].op, Conv2d)
         return Part(values, values if in_conv else 0)
-    counted = counting == "every-op" or isinstance(node.op, Conv2d)
+    counted = counting == "every-op" or _learns_kernel(graph, node)
     operands = [shapes[name] for name in node.operands]
     macs = node.op.multiply_adds(operands, shapes[node.name]) if counted else 0
     return Part(macs=macs, activation_bytes=size * math.prod(shapes[node.name]))
+
+
+def _learns_kernel(graph: Graph, node: Node) -> bool:
+    if not isinstance(node.op, Conv2d):
+        return False
+    kernel = graph.leaves.get(node.operands[1])
+    return kernel is None or kernel.trainable
 
 
 def _scope(name: str) -> str:

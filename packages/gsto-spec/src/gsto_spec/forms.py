@@ -106,6 +106,11 @@ PAPER = Form(
 FORMS: Mapping[str, Form] = {"release": RELEASE, "paper": PAPER}
 
 
+def form_of(form: FormName | Form) -> Form:
+    """A form by its name; one of your own is itself."""
+    return FORMS[form] if isinstance(form, str) else form
+
+
 def describe() -> str:
     """Every field of every form beside its source, as a Markdown table."""
     rows = [("field", *(f"`{name}`: value, source" for name in FORMS)), ("---",) * (1 + len(FORMS))]

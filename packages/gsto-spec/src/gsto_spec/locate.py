@@ -8,6 +8,7 @@ from gsto_spec.catalog import build
 from gsto_spec.errors import GstoError, nearest
 from gsto_spec.forms import FormName
 from gsto_spec.graph import Graph
+from gsto_spec.resnet import ResNet
 from gsto_spec.sizes import is_feature
 from gsto_spec.users_code import LocateError, attribute, guarded
 from gsto_spec.variants import HRNet
@@ -32,7 +33,7 @@ def locate(text: str, *, classes: int | None = None, form: FormName | None = Non
     if callable(found):
         with guarded(text):
             found = found(classes)
-    if isinstance(found, HRNet):
+    if isinstance(found, HRNet | ResNet):
         return build(found, classes=classes, form=form)
     if isinstance(found, Graph):
         return _fixed(text, found, classes, form)

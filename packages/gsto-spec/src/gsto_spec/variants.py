@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+from gsto_spec.attention import channel_gate, spatial_gate
 from gsto_spec.blocks import (
     Fusion,
     Gate,
     Resampling,
     Transition,
+    attend,
     basic_block,
     bottleneck,
     gate,
@@ -21,19 +22,22 @@ from gsto_spec.blocks import (
     unite,
 )  # fmt: skip
 from gsto_spec.builder import FAN_IN_NORMAL, GraphBuilder, Initialization
-from gsto_spec.errors import GstoError, nearest
-from gsto_spec.forms import FORMS, Form, FormName
+from gsto_spec.forms import Form, FormName, form_of
 from gsto_spec.graph import Graph
+from gsto_spec.variant_checks import (
+    VariantError,
+    check_counts,
+    check_form,
+    check_gate,
+    check_initialization,
+    check_one_of,
+    check_switch,
+    check_tuples,
+)  # fmt: skip
 
 Head = Literal["hrnetv2", "hrnetv1"]
 Upsampling = Literal["bilinear", "nearest"]
-
-
-class VariantError(GstoError):
-    """A variant's field that means nothing, or two that contradict each other."""
-
-    def __init__(self, name: str, expected: str, found: object) -> None:
-        super().__init__(f"{name}: expected {expected}, found {found}")
+AttentionLocation = Literal["module", "layer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +57,19 @@ class HRNet:
 
     GSTO (sections 3.1, 3.2):
     - `form`: the `release` or the `paper` reading of every gated part.
-    - `fusion_gate`: None, `unsupervised` (GFM), or a function `(build, path, x) -> gate` of your own.
+    - `fusion_gate`: None, `unsupervised` (GFM), `channel` (squeeze-and-excitation where GFM has a gate), or
+      a function `(build, path, x) -> gate` of your own.
     - `supervised_stages`: those of stages 1, 2, 3 that have a predictor, hence an output and a loss.
-    - `transition_gate`: None, `unsupervised`, `supervised` (gates read the predictors), or a function.
+    - `transition_gate`: None, `unsupervised`, `channel`, `supervised` (gates read the predictors), or a
+      function.
     - `gated_transitions`: the stages after which the transition is gated; None means the supervised stages
       for supervised gates, and stages 2 and 3 for others.
+
+    Other attentions (table 3), apart from what changes scale:
+    - `attention`: None, `channel` (squeeze-and-excitation), `spatial` (CBAM's spatial half), or a function.
+    - `attention_location`: `module`, on each branch after each module's fusion (the paper's "block"), or
+      `layer`, after each convolution layer of the stem and of the residual blocks, shortcuts left out.
+    - `channel_reduction`: how many channels share one of the hidden layer, in every `channel` gate.
 
     Training only: `batch_norm_momentum` (the weight of the new batch), `initialization`.
     """
@@ -73,10 +85,13 @@ class HRNet:
     head: Head = "hrnetv2"
     classes: int = 19
     form: FormName | Form = "release"
-    fusion_gate: Literal["unsupervised"] | Gate | None = None
+    fusion_gate: Literal["unsupervised", "channel"] | Gate | None = None
     supervised_stages: tuple[int, ...] = ()
-    transition_gate: Literal["unsupervised", "supervised"] | Gate | None = None
+    transition_gate: Literal["unsupervised", "channel", "supervised"] | Gate | None = None
     gated_transitions: tuple[int, ...] | None = None
+    attention: Literal["channel", "spatial"] | Gate | None = None
+    attention_location: AttentionLocation = "module"
+    channel_reduction: int = 16
     batch_norm_eps: float = 1e-5
     batch_norm_momentum: float = 0.01
     initialization: Initialization = FAN_IN_NORMAL
@@ -95,7 +110,7 @@ class _Assembly:
 
     def __init__(self, variant: HRNet) -> None:
         self.variant = variant
-        self.form = FORMS[variant.form] if isinstance(variant.form, str) else variant.form
+        self.form = form_of(variant.form)
         self.resampling = Resampling(variant.upsampling, variant.align_corners)
         self.build = GraphBuilder(
             eps=variant.batch_norm_eps,
@@ -103,12 +118,16 @@ class _Assembly:
             initialization=variant.initialization,
         )
         self.logits: dict[int, str] = {}
+        attention = self._gate(variant.attention)
+        self.module_attention = attention if variant.attention_location == "module" else None
+        self.layer_attention = attention if variant.attention_location == "layer" else None
 
     def graph(self, notes: dict[str, str]) -> Graph:
         variant = self.variant
-        x = stem(self.build, self.build.input("image", 3), variant.stem_width)
+        attention = self.layer_attention
+        x = stem(self.build, self.build.input("image", 3), variant.stem_width, attention=attention)
         for k in range(variant.layer1_blocks):
-            x = bottleneck(self.build, f"layer1.{k}", x, variant.layer1_width)
+            x = bottleneck(self.build, f"layer1.{k}", x, variant.layer1_width, attention=attention)
         branches = [x]
         for stage in (2, 3, 4):
             self._supervise(stage - 1, branches)
@@ -134,7 +153,17 @@ class _Assembly:
         return Transition(stage, self.form, self.resampling, self._gate(self.variant.transition_gate))
 
     def _gate(self, kind: str | Gate | None) -> Gate | None:
-        return partial(gate, form=self.form) if isinstance(kind, str) else kind
+        match kind:
+            case "unsupervised":
+                return partial(gate, form=self.form)
+            case "channel":
+                return partial(channel_gate, reduction=self.variant.channel_reduction)
+            case "spatial":
+                return spatial_gate
+            case str():
+                raise AssertionError(kind)
+            case _:
+                return kind
 
     def _stage(self, stage: int, branches: list[str]) -> list[str]:
         count = self.variant.modules[stage - 2]
@@ -144,12 +173,19 @@ class _Assembly:
             branches = [self._residual_branch(f"{path}.branches.{k}", x) for k, x in enumerate(branches)]
             last = (stage, module) == (4, count - 1)
             targets = 1 if last and self.variant.head == "hrnetv1" else stage
-            branches = fusion.build(self.build, path, branches, targets)
+            branches = self._attended(path, fusion.build(self.build, path, branches, targets))
         return branches
+
+    def _attended(self, path: str, branches: list[str]) -> list[str]:
+        attention = self.module_attention
+        if attention is None:
+            return branches
+        return [attend(self.build, f"{path}.attention.{k}", x, attention) for k, x in enumerate(branches)]
 
     def _residual_branch(self, path: str, x: str) -> str:
         for k in range(self.variant.blocks):
-            x = basic_block(self.build, f"{path}.{k}", x, self.build.channels(x))
+            x = basic_block(self.build, f"{path}.{k}", x, self.build.channels(x),
+                            attention=self.layer_attention)  # fmt: skip
         return x
 
     def _head(self, branches: Sequence[str]) -> str:
@@ -169,42 +205,20 @@ def gated_transitions(variant: HRNet) -> tuple[int, ...]:
 
 
 def _check(variant: HRNet) -> None:
-    _check_numbers(variant)
-    _one_of("upsampling", variant.upsampling, get_args(Upsampling))
-    _one_of("head", variant.head, get_args(Head))
-    if not isinstance(variant.form, Form):
-        _one_of("form", variant.form, tuple(FORMS))
-    for name, valid in (
-        ("fusion_gate", ("unsupervised",)),
-        ("transition_gate", ("unsupervised", "supervised")),
-    ):
-        value = getattr(variant, name)
-        if value is not None and not callable(value):
-            _one_of(name, value, valid)
+    check_tuples(variant, 4, "widths")
+    check_tuples(variant, 3, "modules")
+    check_counts(variant, "blocks", "stem_width", "layer1_width", "layer1_blocks", "classes",
+                 "channel_reduction")  # fmt: skip
+    check_switch(variant, "align_corners")
+    check_initialization(variant)
+    check_one_of(variant, "upsampling", get_args(Upsampling))
+    check_one_of(variant, "head", get_args(Head))
+    check_one_of(variant, "attention_location", get_args(AttentionLocation))
+    check_form(variant)
+    check_gate(variant, "fusion_gate", ("unsupervised", "channel"))
+    check_gate(variant, "transition_gate", ("unsupervised", "channel", "supervised"))
+    check_gate(variant, "attention", ("channel", "spatial"))
     _check_stages(variant)
-
-
-def _check_numbers(variant: HRNet) -> None:
-    for name, length in (("widths", 4), ("modules", 3)):
-        values = getattr(variant, name)
-        if not isinstance(values, tuple) or len(values) != length or not all(map(_is_count, values)):
-            raise VariantError(name, f"{length} numbers of at least 1", values)
-    for name in ("blocks", "stem_width", "layer1_width", "layer1_blocks", "classes"):
-        if not _is_count(getattr(variant, name)):
-            raise VariantError(name, "at least 1", getattr(variant, name))
-    if not isinstance(variant.align_corners, bool):
-        raise VariantError("align_corners", "True or False", variant.align_corners)
-    if not isinstance(variant.initialization, Initialization):
-        raise VariantError("initialization", "an Initialization", variant.initialization)
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is not bool and isinstance(value, Integral) and 1 <= int(value) < 2**31
-
-
-def _one_of(name: str, value: Any, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise VariantError(name, f"one of {', '.join(valid)}", f"{value}{nearest(str(value), valid)}")
 
 
 def _check_stages(variant: HRNet) -> None:

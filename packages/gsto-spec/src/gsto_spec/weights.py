@@ -153,14 +153,33 @@ def _graph(path: Path) -> Graph:
 
 
 def read_safetensors(path: str | Path) -> dict[str, NDArray[Any]]:
-    """The tensors of a safetensors file. Raises `WeightsError` where it holds none."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+    """The tensors of a safetensors file by name, sorted; bfloat16, which numpy lacks, as float32: exact.
+
+    Raises `WeightsError` for other files, and for tensors of a type that numpy lacks.
+    """
+    from safetensors import SafetensorError, deserialize
 
     try:
-        return load(Path(path).read_bytes())
-    except (SafetensorError, KeyError) as error:
+        entries = deserialize(Path(path).read_bytes())  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
         raise WeightsError(f"{path}: expected a safetensors file, found {error}") from None
+    strange = [f"{name} of {entry['dtype']}" for name, entry in entries if entry["dtype"] not in _SAFETENSORS]
+    if strange:
+        raise WeightsError(f"{path}: expected tensors of types that numpy has, found {', '.join(strange)}")
+    return {name: _tensor(entry) for name, entry in sorted(entries, key=lambda named: str(named[0]))}
+
+
+_SAFETENSORS = {
+    "BOOL": "?", "BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8", "C64": "<c8",
+    **{f"{kind.upper()}{8 * size}": f"<{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)},
+}  # fmt: skip
+
+
+def _tensor(entry: Mapping[str, Any]) -> NDArray[Any]:
+    values = np.frombuffer(entry["data"], _SAFETENSORS[entry["dtype"]]).reshape(entry["shape"])
+    if entry["dtype"] == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values
 
 
 def _text(path: Path) -> str:

@@ -6,6 +6,7 @@ logits = model(images)["stage4"]
 
 from gsto_torch.compile import CompiledGraph, compile, weights_of
 from gsto_torch.files import load, save
+from gsto_torch.released import read_checkpoint
 
-__all__ = ["CompiledGraph", "compile", "load", "save", "weights_of"]
+__all__ = ["CompiledGraph", "compile", "load", "read_checkpoint", "save", "weights_of"]
 __version__ = "0.1.0"

@@ -1,4 +1,7 @@
-"""`state_dict` files, the `.pth` and `.pt` that torch's users exchange; no code in them is run."""
+"""Checkpoints: `read_checkpoint`, and the `state_dict` files, `.pth` and `.pt`, that torch's users exchange.
+
+No code in a file is run.
+"""
 
 from __future__ import annotations
 
@@ -6,38 +9,64 @@ import io
 import pickle
 import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gsto_spec import Graph, WeightsError
+from gsto_spec import Graph, WeightsError, checkpoint
+from gsto_spec.checkpoint import LoadedWeights
+from gsto_spec.checkpoint_report import shown
 from gsto_spec.ops import BatchNorm
 
-WRAPPER = "state_dict"
-"""The entry that training scripts keep the weights under, beside the epoch, the optimiser, ..."""
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""The entries that training scripts keep the weights under, beside the epoch, the optimiser, ..."""
 
 _NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)
 
 # A foreign or truncated file makes torch's reader fail in whatever way its bytes lead to.
 _READING_FAILURES = (
     RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, OSError, ArithmeticError,
-    AssertionError, MemoryError, struct.error,
+    AssertionError, MemoryError, struct.error, zipfile.BadZipFile,
 )  # fmt: skip
+
+
+def read_checkpoint(
+    path: str | Path,
+    graph: Graph,
+    *,
+    inplace_abn: bool | None = None,
+    initialize: bool = False,
+    seed: int = 0,
+) -> LoadedWeights:
+    """The weights of `graph` in a published checkpoint: canonical name -> float32 numpy, with `.report`.
+
+    Reads `.safetensors`, saved directories and, under whatever other name, torch's `state_dict` files; see
+    `gsto_spec.checkpoint.read_checkpoint` for what must match, `inplace_abn`, `initialize` and errors.
+    """
+    return checkpoint.read_checkpoint(
+        path, graph, inplace_abn=inplace_abn, initialize=initialize, seed=seed, decode=StateDictFile().decode
+    )
 
 
 class StateDictFile:
     """A dict, name -> tensor, as `torch.save` writes it; a `gsto_spec.backend.TensorFile`."""
 
     def decode(self, data: bytes) -> tuple[dict[str, NDArray[Any]], list[str]]:
-        """The tensors of a `state_dict`, alone or under that name; narrow floats widened to float32.
+        """The tensors of a `state_dict`, alone or in a training script's wrapper; narrow floats widened.
 
         Raises `WeightsError` for other files, and for entries that are no dense tensors, all listed at once.
         """
         entries, notes = _unwrapped(_load(data))
-        problems = [f"{name} is {_described(value)}" for name, value in entries.items() if not _dense(value)]
+        problems = [
+            f"{_shown(name)} is {_described(value)}"
+            for name, value in entries.items()
+            if not (isinstance(name, str) and _dense(value))
+        ]
         if problems:
             raise WeightsError(f"expected a dict of dense tensors by name, but {'; '.join(problems)}")
         widened = [name for name, tensor in entries.items() if _narrow(tensor)]
@@ -64,6 +93,7 @@ class StateDictFile:
 
 def _load(data: bytes) -> object:
     try:
+        _refuse_compressed(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of foreign pickles, which fail below or are sound
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -74,20 +104,39 @@ def _load(data: bytes) -> object:
     raise WeightsError(f"expected a torch state_dict file, found {found}")
 
 
-def _unwrapped(loaded: object) -> tuple[dict[str, Any], list[str]]:
+def _refuse_compressed(data: bytes) -> None:
+    """Torch stores without compression; a few bytes that unpack to gigabytes are somebody else's."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("a compressed archive")
+
+
+def _unwrapped(loaded: object, depth: int = 3) -> tuple[dict[Any, Any], list[str]]:
+    """The dict inside the wrappers and what lay beside it; `depth` ends a pickle that contains itself."""
     if not isinstance(loaded, dict):
         raise WeightsError(f"expected a dict of dense tensors by name, found {_described(loaded)}")
-    entries, notes = loaded, list[str]()
-    if isinstance(loaded.get(WRAPPER), dict):
-        entries = loaded[WRAPPER]
-        others = [str(key) for key in loaded if key != WRAPPER]
-        beside = f", and left out what lay beside it: {', '.join(others)}" if others else ""
-        notes.append(f"took the entry {WRAPPER}{beside}")
-    return {str(name): value for name, value in entries.items()}, notes
+    wrapper = next((key for key in WRAPPERS if isinstance(loaded.get(key), dict)), None)
+    if wrapper is None or not depth:
+        return loaded, []
+    entries, notes = _unwrapped(loaded[wrapper], depth - 1)
+    others = [_shown(key) for key in loaded if key != wrapper]
+    beside = f", and left out what lay beside it: {', '.join(others)}" if others else ""
+    return entries, [f"took the entry {wrapper}{beside}", *notes]
+
+
+def _shown(key: object) -> str:
+    return shown(key) if isinstance(key, str) else f"an entry called by a {type(key).__name__}"
 
 
 def _dense(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_quantized
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_quantized or value.is_nested)
+    )
 
 
 def _narrow(tensor: torch.Tensor) -> bool:
@@ -98,10 +147,12 @@ def _narrow(tensor: torch.Tensor) -> bool:
 def _described(value: object) -> str:
     if not isinstance(value, torch.Tensor):
         return f"of type {type(value).__name__}"
-    return f"a tensor of {value.dtype}, {'quantized' if value.is_quantized else value.layout}"
+    kind = "quantized" if value.is_quantized else "nested" if value.is_nested else value.layout
+    place = "" if value.device.type == "cpu" else f" on the device {value.device.type}"
+    return f"a tensor of {value.dtype}, {kind}{place}"
 
 
 def _array(tensor: torch.Tensor) -> NDArray[Any]:
     wide = tensor.float() if _narrow(tensor) else tensor
-    array: NDArray[Any] = wide.detach().numpy()
+    array: NDArray[Any] = wide.detach().resolve_conj().resolve_neg().numpy()
     return array

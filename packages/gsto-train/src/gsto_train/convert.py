@@ -1,7 +1,8 @@
 """Weights from one kind of file to another: saved models, safetensors, and the files of installed frameworks.
 
-Every conversion is a bijection on tensors: each one arrives bit for bit, under its canonical name, which the
-new file is read again to prove. Whatever else is left out, renamed or added on the way stands in the report.
+A file is read by the rules of `gsto_spec.checkpoint`. Each tensor arrives bit for bit, under its canonical
+name, which the new file is read again to prove; whatever is left out, renamed, read otherwise, initialised or
+added on the way stands in the report.
 """
 
 import hashlib
@@ -18,16 +19,14 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from gsto_spec.backend import BackendError, tensor_file, tensor_file_endings
-from gsto_spec.checkpoint_names import canonical_tensors
-from gsto_spec.errors import WeightsError
+from gsto_spec.checkpoint import fit_checkpoint, read_tensors
+from gsto_spec.checkpoint_report import CheckpointReport
 from gsto_spec.graph import Graph
 from gsto_spec.weights import (
     CARD_FILE,
     GRAPH_FILE,
     WEIGHTS_FILE,
-    check_tensors,
     load_directory,
-    read_safetensors,
     save_directory,
 )
 from gsto_train.errors import InputError, nearest_path
@@ -41,6 +40,15 @@ _WRITTEN_ANEW = ("graph_digest", "weights_sha256")
 
 class ConversionError(Exception):
     """A file that was written and does not give back what went in; nothing is left of it."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file of tensors is understood; see `gsto_spec.checkpoint.read_checkpoint`."""
+
+    inplace_abn: bool | None = None
+    initialize: bool = False
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,16 +83,20 @@ class Report:
         return "\n".join([*lines, *self.notes])
 
 
-def convert(source: Path, target: Path, *, graph: Graph | None = None, force: bool = False) -> Report:
+def convert(
+    source: Path, target: Path, *, graph: Graph | None = None, reading: Reading | None = None,
+    force: bool = False,
+) -> Report:  # fmt: skip
     """Write the weights in `source` to `target`; each is a saved model's folder or a file, by its ending.
 
-    A file holds no graph and needs one; a folder has its own, which `graph`, if given, must equal. What is at
-    `target` stays unless `force`, and where anything fails nothing new is there.
+    A file holds no graph and needs one; a folder has its own, which `graph`, if given, must equal, and says
+    itself how it is meant, so that it takes no `reading`. What is at `target` stays unless `force`, and where
+    anything fails nothing new is there.
 
     Raises `InputError` or gsto_spec's error for what is wrong with the input, `ConversionError`, `OSError`.
     """
     _check_target(source, target, force)
-    model = _read(source, graph)
+    model = _read(source, graph, reading)
     if (violation := model.graph.training_form_violation()) is not None:
         raise InputError(f"{source}: this graph's weights are no checkpoint: {violation}")
     added = _write(target, model, source)
@@ -125,7 +137,8 @@ def _check_replaceable(folder: Path, force: bool) -> None:
 
 def _ending(path: Path) -> str:
     """How a file is read or written; empty for a folder. Raises where nothing installed knows the ending."""
-    ending = "" if path.is_dir() else path.suffix.removeprefix(".").lower()
+    name = path.name.lower().removesuffix(".tar" if path.name.lower().endswith(".pth.tar") else "")
+    ending = "" if path.is_dir() else Path(name).suffix.removeprefix(".")
     if ending not in ("", SAFETENSORS, *tensor_file_endings()):
         try:
             tensor_file(ending)
@@ -134,17 +147,19 @@ def _ending(path: Path) -> str:
     return ending
 
 
-def _read(path: Path, graph: Graph | None) -> Model:
+def _read(path: Path, graph: Graph | None, reading: Reading | None) -> Model:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder{nearest_path(path)}")
     ending = _ending(path)
     if path.is_dir():
+        if reading is not None:
+            raise InputError(f"{path}: expected a file to read otherwise or initialise from, found a folder")
         return _read_folder(path, graph)
     if not ending:
         raise InputError(f"{path}: expected a saved model's folder or a file with an ending, found neither")
     if graph is None:
         raise InputError(f"{path}: a file of tensors names no network; name it with --architecture")
-    return _read_file(path, ending, graph)
+    return _read_file(path, ending, graph, reading or Reading())
 
 
 def _read_folder(path: Path, graph: Graph | None) -> Model:
@@ -160,49 +175,33 @@ def _read_folder(path: Path, graph: Graph | None) -> Model:
     return Model(own, _ordered(own, dict(weights)), card)
 
 
-def _read_file(path: Path, ending: str, graph: Graph) -> Model:
-    if ending == SAFETENSORS:
-        tensors, notes = read_safetensors(path), list[str]()
-    else:
-        tensors, notes = _decoded(path, ending)
-    try:
-        weights, renamed = canonical_tensors(graph, tensors)
-    except WeightsError as error:
-        raise InputError(f"{path}: {error}") from None
-    _check_fit(path, graph, weights)
-    return Model(graph, _ordered(graph, weights), _origin(path), (*notes, *renamed))
-
-
-def _check_fit(path: Path, graph: Graph, weights: Weights) -> None:
-    try:
-        check_tensors(str(path), graph.parameters, weights)
-    except WeightsError as error:
-        known = sum(name in graph.parameters for name in weights)
-        raise InputError(
-            f"{error} (of the architecture's {len(graph.parameters):,} tensors the file has {known:,}, and "
-            f"{len(weights) - known:,} others; is it of another architecture?)"
-        ) from None
-    whole = [f"{name} ({array.dtype})" for name, array in weights.items() if array.dtype.kind != "f"]
-    if whole:
-        raise InputError(f"{path}: expected floating-point tensors, found {', '.join(whole)}")
-
-
-def _decoded(path: Path, ending: str) -> tuple[Weights, list[str]]:
-    file = tensor_file(ending)
-    try:
-        return file.decode(path.read_bytes())
-    except WeightsError as error:
-        raise InputError(f"{path}: {error}") from None
+def _read_file(path: Path, ending: str, graph: Graph, reading: Reading) -> Model:
+    decode = None if ending == SAFETENSORS else tensor_file(ending).decode
+    tensors, notes = read_tensors(path, graph, decode=decode)
+    weights, report = fit_checkpoint(
+        str(path), graph, tensors, notes=notes, inplace_abn=reading.inplace_abn,
+        initialize=reading.initialize, seed=reading.seed,
+    )  # fmt: skip
+    return Model(graph, weights, _origin(path, graph, report), (report.summary, *report.details))
 
 
 def _ordered(graph: Graph, weights: Weights) -> Weights:
     return {name: weights[name] for name in graph.parameters}
 
 
-def _origin(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+def _origin(path: Path, graph: Graph, report: CheckpointReport) -> dict[str, Any]:
+    origin: dict[str, Any] = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    if report.inplace_abn is not None:
+        origin["inplace_abn"] = report.inplace_abn
+    if report.kept_as_initialized:
+        origin |= {"initialised": list(report.kept_as_initialized), "seed": report.seed}
+    return {"converted_from": origin, "licence": _licence(graph)}
+
+
+def _licence(graph: Graph) -> str:
     licence = "that of the file converted from"
-    return {"converted_from": {"file": path.name, "sha256": digest}, "licence": licence}
+    gated = any(".att_layers." in name for name in graph.parameters)
+    return f"{licence}; weights that GSTO's authors published are for academic use only" if gated else licence
 
 
 def _write(target: Path, model: Model, source: Path) -> list[str]:
@@ -216,7 +215,7 @@ def _write(target: Path, model: Model, source: Path) -> list[str]:
     data, notes = _encoded(ending, model)
     with _whole_file(place) as temporary:
         write_synced(temporary, data)
-        _check_same(model, _read_file(temporary, ending, model.graph), target)
+        _check_same(model, _read_file(temporary, ending, model.graph, Reading()), target)
     return [*notes, *([f"left out {GRAPH_FILE} and {CARD_FILE}"] if source.is_dir() else [])]
 
 

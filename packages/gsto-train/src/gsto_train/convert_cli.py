@@ -36,6 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 )
 @click.option("--classes", type=click.IntRange(min=1), help="Classes or keypoints of --architecture.")
 @click.option("--form", type=click.Choice(["release", "paper"]), help="Reading of its gated parts.")
+@click.option(
+    "--inplace-abn/--no-inplace-abn",
+    default=None,
+    help="Read batch norms' scales as |scale| + eps, as GSTO's authors trained; or as they are.",
+)
+@click.option("--initialize", is_flag=True, help="Initialise whatever of the network IN does not fit.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of what is initialised; 0 if not given.")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report for machines.")
 @click.version_option(package_name="gsto-train", message="%(prog)s %(version)s")
@@ -45,25 +52,31 @@ def command(
     architecture: str | None,
     classes: int | None,
     form: Literal["release", "paper"] | None,
+    inplace_abn: bool | None,
+    initialize: bool,
+    seed: int | None,
     force: bool,
     as_json: bool,
 ) -> int:
     """Convert weights between a saved model's folder, a .safetensors file and a torch .pth or .pt file.
 
-    Every tensor arrives bit for bit; whatever else is left out, renamed or added is printed.
+    Every tensor arrives bit for bit, under its canonical name; whatever is left out, renamed, read
+    otherwise, initialised or added is printed.
     """
     from gsto_spec import GstoError
     from gsto_spec.locate import locate
-    from gsto_train.convert import ConversionError, convert
+    from gsto_train.convert import ConversionError, Reading, convert
     from gsto_train.errors import InputError
     from gsto_train.interrupts import Interrupted, Interrupts
 
     if architecture is None and (classes or form):
         raise click.UsageError("--classes and --form change the network that --architecture names: give it")
+    asked = inplace_abn is not None or initialize or seed is not None
+    reading = Reading(inplace_abn, initialize, seed or 0) if asked else None
     try:
         with Interrupts().installed():
             graph = None if architecture is None else locate(architecture, classes=classes, form=form)
-            report = convert(source, target, graph=graph, force=force)
+            report = convert(source, target, graph=graph, reading=reading, force=force)
     except (InputError, GstoError) as error:
         return _fail(str(error), WRONG_INPUT)
     except ConversionError as error:

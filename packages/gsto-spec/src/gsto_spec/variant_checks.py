@@ -1,0 +1,74 @@
+"""What a variant's fields may hold: checks that raise `VariantError` with the field's name."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+from gsto_spec.builder import Initialization
+from gsto_spec.errors import GstoError, nearest
+from gsto_spec.forms import FORMS, Form
+
+
+class VariantError(GstoError):
+    """A variant's field that means nothing, or two that contradict each other."""
+
+    def __init__(self, name: str, expected: str, found: object) -> None:
+        super().__init__(f"{name}: expected {expected}, found {found}")
+
+
+def check_counts(variant: Any, *names: str) -> None:
+    """Fields that are numbers of at least 1."""
+    for name in names:
+        if not is_count(getattr(variant, name)):
+            raise VariantError(name, "at least 1", getattr(variant, name))
+
+
+def check_tuples(variant: Any, length: int | None, *names: str) -> None:
+    """Fields that are tuples of `length` (None: one or more) numbers of at least 1."""
+    for name in names:
+        values = getattr(variant, name)
+        if not isinstance(values, tuple) or not all(map(is_count, values)) or not _fits(values, length):
+            raise VariantError(name, f"{length or 'one or more'} numbers of at least 1", values)
+
+
+def _fits(values: tuple[object, ...], length: int | None) -> bool:
+    return bool(values) if length is None else len(values) == length
+
+
+def is_count(value: object) -> bool:
+    """Whether `value` is a whole number of at least 1 that a size can have."""
+    return type(value) is not bool and isinstance(value, Integral) and 1 <= int(value) < 2**31
+
+
+def check_switch(variant: Any, name: str) -> None:
+    """A field that is True or False."""
+    if not isinstance(getattr(variant, name), bool):
+        raise VariantError(name, "True or False", getattr(variant, name))
+
+
+def check_one_of(variant: Any, name: str, valid: tuple[Any, ...]) -> None:
+    """A field that is one of a few words or numbers."""
+    value = getattr(variant, name)
+    if value not in valid:
+        words = tuple(map(str, valid))
+        raise VariantError(name, f"one of {', '.join(words)}", f"{value}{nearest(str(value), words)}")
+
+
+def check_gate(variant: Any, name: str, valid: tuple[str, ...]) -> None:
+    """A field that is None, the name of a gate, or a function that builds one."""
+    value = getattr(variant, name)
+    if value is not None and not callable(value):
+        check_one_of(variant, name, valid)
+
+
+def check_form(variant: Any) -> None:
+    """The field `form`."""
+    if not isinstance(variant.form, Form):
+        check_one_of(variant, "form", tuple(FORMS))
+
+
+def check_initialization(variant: Any) -> None:
+    """The field `initialization`."""
+    if not isinstance(variant.initialization, Initialization):
+        raise VariantError("initialization", "an Initialization", variant.initialization)
