@@ -33,7 +33,7 @@ ALWAYS: dict[str, tuple[str, ...]] = {
     "ignore_label": ("255", "0", "-1"),
     "all pixels": ("equal", "different"),
     "choices": ("tied", "clear"),
-    "fusion gate": ("None", "unsupervised"),
+    "context": ("ppm", "aspp"),
     "head": ("hrnetv2", "hrnetv1"),
     "network": ("align_corners", "half-pixel centres"),
 }
@@ -43,6 +43,11 @@ OFTEN: dict[str, tuple[str, ...]] = {
     "transition gate": ("None", "unsupervised", "supervised"),
     "supervised stages": ("0", "1", "2", "3"),
     "upsampling": ("bilinear", "nearest"),
+    "fusion gate": ("None", "unsupervised", "channel"),
+    "attention": ("none", "channel, module", "spatial, module"),
+    "context gate": ("None", "unsupervised", "supervised"),
+    "output stride": ("8", "16"),
+    "supervision": ("None", "feature", "auxiliary"),
 }
 """What five architectures cannot hold and twenty-five must."""
 

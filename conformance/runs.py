@@ -39,8 +39,8 @@ def changes_backend(subject: Subject, case: Case) -> None:
     """From the subject to the oracle and the other way round, against the oracle alone."""
     with tempfile.TemporaryDirectory() as folder:
         whole = _Run(Path(folder) / "whole").start(ORACLE)
-        for first, second in ((subject.name, ORACLE), (ORACLE, subject.name)):
-            run = _Run(Path(folder) / first.replace(":", "-")).start(first)
+        for way, (first, second) in {"to": (subject.name, ORACLE), "from": (ORACLE, subject.name)}.items():
+            run = _Run(Path(folder) / way).start(first)
             run.forget_the_second_half()
             _compare(subject, case, run.go_on(second), whole)
 

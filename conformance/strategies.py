@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from conformance.cases import SHOWS_GRADIENTS, Case, image_as_parameter, smallest_spread
 from conformance.sketch import LEAST_SPREAD, small_graphs
-from gsto_spec import Graph, GraphBuilder, HRNet
+from gsto_spec import Graph, GraphBuilder, HRNet, ResNet
 from gsto_spec.backend import Training
 from gsto_spec.forms import FORMS, Form
 from gsto_spec.objective import SGD, STAGE_WEIGHTS, Adam, CrossEntropy, Heatmap, Objective, Ohem, Poly, Steps
@@ -229,34 +229,72 @@ def hrnets(draw: st.DrawFn) -> HRNet:
         "head": draw(st.sampled_from(["hrnetv2", "hrnetv2", "hrnetv1"])),
         "classes": draw(st.integers(2, 5)),
         "form": draw(forms()),
-        "fusion_gate": draw(st.sampled_from([None, "unsupervised"])),
+        "fusion_gate": draw(st.sampled_from([None, "unsupervised", "channel"])),
         "supervised_stages": supervised,
         "transition_gate": draw(st.sampled_from(gates)),
         "batch_norm_momentum": draw(st.sampled_from([0.01, 0.1])),
         "batch_norm_eps": draw(st.sampled_from([1e-5, 1e-3])),
+        "attention": draw(st.sampled_from([None, None, None, "channel", "spatial"])),
+        "attention_location": draw(st.sampled_from(["module", "module", "layer"])),
+        "channel_reduction": draw(st.integers(1, 4)),
     }
     return HRNet(**fields)
 
 
-def _notes(variant: HRNet) -> dict[str, str]:
+@st.composite
+def resnets(draw: st.DrawFn) -> ResNet:
+    """Narrow dilated ResNets with PPM and ASPP, with and without gates, in both forms."""
+    supervision = draw(st.sampled_from([None, "feature", "auxiliary"]))
+    gates = [None, "unsupervised", *(["supervised"] if supervision else [])]
+    fields: dict[str, Any] = {
+        "blocks": draw(st.sampled_from([(1, 1, 1, 1), (1, 1, 2, 1)])),
+        "context": draw(st.sampled_from(["ppm", "aspp"])),
+        "width": draw(st.integers(2, 3)),
+        "output_stride": draw(st.sampled_from([8, 16])),
+        "bins": draw(st.sampled_from([(1, 2, 3), (2, 3), (1, 5)])),
+        "rates": draw(st.sampled_from([None, (1, 2), (2, 3, 4)])),
+        "head_width": draw(st.integers(4, 8)),
+        "align_corners": draw(st.booleans()),
+        "classes": draw(st.integers(2, 5)),
+        "form": draw(forms()),
+        "context_gate": draw(st.sampled_from(gates)),
+        "supervision": supervision,
+        "batch_norm_eps": draw(st.sampled_from([1e-5, 1e-3])),
+    }
+    return ResNet(**fields)
+
+
+def _notes(variant: HRNet | ResNet) -> dict[str, str]:
     """What `conformance.coverage` counts of an architecture."""
     form = variant.form.name if isinstance(variant.form, Form) else variant.form
     mixed = variant.form not in FORMS.values()
-    return {
+    shared = {
         "form": f"{form}, one field changed" if mixed else form,
+        "network": "align_corners" if variant.align_corners else "half-pixel centres",
+    }
+    if isinstance(variant, ResNet):
+        return {
+            **shared,
+            "context": variant.context,
+            "context gate": str(variant.context_gate),
+            "output stride": str(variant.output_stride),
+            "supervision": str(variant.supervision),
+        }
+    return {
+        **shared,
+        "attention": f"{variant.attention}, {variant.attention_location}" if variant.attention else "none",
         "fusion gate": str(variant.fusion_gate),
         "transition gate": str(variant.transition_gate),
         "supervised stages": str(len(variant.supervised_stages)),
         "head": variant.head,
         "upsampling": variant.upsampling,
-        "network": "align_corners" if variant.align_corners else "half-pixel centres",
     }
 
 
 @st.composite
 def architectures(draw: st.DrawFn) -> Case:
-    """A narrow HRNet on one to three odd and non-square pictures."""
-    variant = draw(hrnets())
+    """A narrow HRNet or dilated ResNet on one to three odd and non-square pictures."""
+    variant: HRNet | ResNet = draw(hrnets() | hrnets() | resnets())
     graph = variant.graph(_notes(variant))
     size = st.integers(17, 65)
     shape = (draw(st.integers(1, 3)), 3, draw(size), draw(size))
@@ -271,4 +309,6 @@ def trained_architectures(draw: st.DrawFn) -> Case:
     batch, channels, height, width = case.shape
     if smallest_spread(case.graph, case.shape) < LEAST_SPREAD:
         case = replace(case, shape=(max(batch, 2), channels, max(height, 33), width))
+    if smallest_spread(case.graph, case.shape) < LEAST_SPREAD:  # what is pooled to 1 x 1 has the batch alone
+        case = replace(case, shape=(LEAST_SPREAD, *case.shape[1:]))
     return case

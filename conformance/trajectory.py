@@ -88,6 +88,8 @@ def scales(case: Case, rates: Rates) -> dict[str, float]:
         size = float(np.abs(array).max())
         if name in answers.statistics:
             found[name] = size + float(answers.statistics[name].magnitude.max())
+        elif name not in case.graph.trainable:
+            found[name] = size
         else:
             slope = float(answers.gradients[name].magnitude.max())
             found |= _learnt_scales(case, name, size, slope, sum(rates))
