@@ -9,6 +9,7 @@ from types import ModuleType
 
 from conformance.mutants import (
     arithmetic,
+    gates,
     graphs,
     loading,
     objectives,
@@ -19,7 +20,7 @@ from conformance.mutants import (
 from conformance.mutants.broken import Mutant
 
 GROUPS: dict[str, tuple[ModuleType, ...]] = {
-    "arithmetic": (arithmetic, graphs),
+    "arithmetic": (arithmetic, gates, graphs),
     "training": (training, objectives, optimizers),
     "weights": (weights, loading),
 }
