@@ -172,10 +172,12 @@ def cost_command(
 @_form
 @click.option("--size", metavar="HxW", callback=_size, default=None,
               help="The input's height and width [default: the published size, or 1024x2048].")  # fmt: skip
+@click.option("--nodes", is_flag=True, help="Every node where a rule fired or did not, not only how many.")
 @_json
 def optimize_command(
-    architecture: str, classes: int | None, form: FormName | None, size: tuple[int, int] | None, as_json: bool
-) -> None:
+    architecture: str, classes: int | None, form: FormName | None, size: tuple[int, int] | None, nodes: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Which rewrites for inference fire and which not, and why; the cost before and after.
 
     Nothing is written: a graph in inference form is no checkpoint, and is made where it is needed.
@@ -193,7 +195,8 @@ def optimize_command(
         facts = {"architecture": architecture, "input_shape": input_shape, **dataclasses.asdict(log)}
         click.echo(json.dumps({**facts, "cost": printed}, indent=2))
     else:
-        parts = (str(log), _firings(log), _comparison(costs, f"input {' x '.join(map(str, input_shape))}"))
+        comparison = _comparison(costs, f"input {' x '.join(map(str, input_shape))}")
+        parts = (str(log) if nodes else "", _firings(log), comparison)
         click.echo("\n\n".join(filter(None, parts)))
 
 
@@ -251,9 +254,15 @@ def _costs(graph: Graph, input_shape: tuple[int, int, int, int]) -> dict[Countin
 
 
 def _firings(log: RewriteLog) -> str:
+    """How often each rule fired, and where not, how often for which reason."""
     fired = Counter(item.rule for item in log.fired)
-    left = Counter(item.rule for item in log.not_fired)
-    return "\n".join(f"{rule.name}: fired {fired[rule.name]}, left {left[rule.name]}" for rule in RULES)
+    reasons = Counter((item.rule, item.reason) for item in log.not_fired)
+    lines = []
+    for rule in RULES:
+        left = {reason: count for (name, reason), count in reasons.items() if name == rule.name}
+        lines.append(f"{rule.name}: fired {fired[rule.name]}, left {sum(left.values())}")
+        lines += [f"  left {count}: {reason}" for reason, count in left.items()]
+    return "\n".join(lines)
 
 
 def _comparison(costs: Mapping[str, Mapping[Counting, Cost]], title: str) -> str:
