@@ -33,9 +33,6 @@ ALWAYS: dict[str, tuple[str, ...]] = {
     "ignore_label": ("255", "0", "-1"),
     "all pixels": ("equal", "different"),
     "choices": ("tied", "clear"),
-    "context": ("ppm", "aspp"),
-    "head": ("hrnetv2", "hrnetv1"),
-    "network": ("align_corners", "half-pixel centres"),
 }
 """What every run draws, whatever its profile."""
 OFTEN: dict[str, tuple[str, ...]] = {
@@ -43,6 +40,9 @@ OFTEN: dict[str, tuple[str, ...]] = {
     "transition gate": ("None", "unsupervised", "supervised"),
     "supervised stages": ("0", "1", "2", "3"),
     "upsampling": ("bilinear", "nearest"),
+    "head": ("hrnetv2", "hrnetv1"),
+    "network": ("align_corners", "half-pixel centres"),
+    "context": ("ppm", "aspp"),
     "fusion gate": ("None", "unsupervised", "channel"),
     "attention": ("none", "channel, module", "spatial, module"),
     "context gate": ("None", "unsupervised", "supervised"),
