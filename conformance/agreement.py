@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 import gsto_spec
 from conformance.tolerance import RUNS as TIMES
 from conformance.ulps import RUNS
-from gsto_train.data.loader import training_batches
 from gsto_train.job import Request, prepare
 
 Losses = NDArray[np.float64]
@@ -89,14 +88,10 @@ def first_losses(backend: str, count: int = FIRST) -> Losses:
         job.graph, gsto_spec.initial_weights(job.graph, train.seed), job.training_terms(),
         device="cpu", precision="float64",
     )  # fmt: skip
-    batches = training_batches(job.training, job.augmentation, batch=train.batch, seed=train.seed,
-                               start_step=0, total_steps=count, threads=1)  # fmt: skip
+    batches = job.task.batches(job.graph, start_step=0, total_steps=count)
     with closing(batches):
         losses = [
-            trainer.step(
-                {"image": batch.image, "label": batch.label}, job.schedule.rate(batch.step, job.total_steps)
-            )
-            for batch in batches
+            trainer.step(batch.inputs, job.schedule.rate(batch.step, job.total_steps)) for batch in batches
         ]
     return np.array([float(loss["loss"]) for loss in losses])
 

@@ -185,6 +185,11 @@ def _first_pixels(batch: int, height: int, width: int) -> Array:
     return image
 
 
+def another_image(case: Case) -> Case:
+    """The case with another image and other labels for the same weights."""
+    return replace(case, seed=case.seed + 1, given=dict(case.weights), drawn=case)
+
+
 def smallest_spread(graph: Graph, shape: tuple[int, int, int, int]) -> int:
     """The fewest values per channel that a batch norm of the graph would take its statistics from."""
     shapes = graph.check(shape)

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conformance import expected, noise, tolerance, trajectory
-from conformance.cases import Case, Subject, computed, every_node
+from conformance.cases import Case, Subject, another_image, computed, every_node
 from conformance.compare import Comparison
 from conformance.expected import Quantities, Quantity
 from conformance.rules import value_magnitude
 from gsto_spec import Graph, cost, optimize
 from gsto_spec.backend import OPTIMIZER_PREFIX, Trainer
-from gsto_spec.objective import SGD
+from gsto_spec.objective import SGD, stage_weight
 from gsto_spec.ops import Conv2d
 
 Array = NDArray[Any]
@@ -77,13 +77,29 @@ def _given(case: Case, got: Arrays, name: str) -> Array:
 
 
 def forward(subject: Subject, case: Case, *other_shapes: tuple[int, int, int, int]) -> None:
-    """The outputs of the graph as its JSON has it, and again on images of other sizes."""
-    predictor = subject.predictor(_reread(subject, case), case.weights)
-    for shape in (case.shape, *other_shapes):
+    """The outputs of the graph as its JSON has it, for image after image of one predictor.
+
+    The second is of the first one's size and lies otherwise in memory; what the first gave stays as it was.
+    """
+    given = {name: array.copy() for name, array in case.weights.items()}
+    predictor = subject.predictor(_reread(subject, case), given)
+    for array in given.values():
+        array[...] = 7
+    first = predictor.predict(case.image)
+    kept = {name: np.array(array) for name, array in first.items()}
+    _outputs(subject, case, first)
+    again = another_image(case)
+    _outputs(subject, again, predictor.predict(np.asfortranarray(again.image)))
+    for name, array in kept.items():
+        Comparison(subject, case, "outputs", across=False).identical(f"{name}, kept", first[name], array)
+    for shape in other_shapes:
         sized = replace(case, shape=shape)
-        got = predictor.predict(sized.image)
-        _names(subject, sized, "outputs", got, case.graph.outputs)
-        compare_inference(subject, sized, "outputs", sized.graph.outputs, got)
+        _outputs(subject, sized, predictor.predict(sized.image))
+
+
+def _outputs(subject: Subject, case: Case, got: Arrays) -> None:
+    _names(subject, case, "outputs", got, case.graph.outputs)
+    compare_inference(subject, case, "outputs", case.graph.outputs, got)
 
 
 def _reread(subject: Subject, case: Case) -> Graph:
@@ -216,15 +232,28 @@ def steps(subject: Subject, case: Case, schedule: Any, count: int) -> None:
     rates = tuple(schedule.rate(step, count) for step in range(count))
     trajectory.require_fair(case, rates, subject.precision)
     trainer = subject.trainer(case)
-    losses = [float(trainer.step(case.batch, rate)["loss"]) for rate in rates]
+    told = [trainer.step(case.batch, rate) for rate in rates]
+    losses = [{name: float(value) for name, value in each.items()} for each in told]
     kind = "SGD" if isinstance(case.training.optimizer, SGD) else "Adam"
     row = f"{kind}, {type(schedule).__name__}"
-    if subject.precision == "float64":
-        want = np.asarray(trajectory.exact(case, rates).losses)
-        size = expected.training(case).losses["loss"].magnitude
-        bound = tolerance.STATES * np.maximum(size, np.abs(want))
-        Comparison(subject, case, row).pointwise("loss of each step", losses, want, bound)
+    comparison = Comparison(subject, case, row)
+    want = np.asarray(trajectory.exact(case, rates).losses)
+    bound = trajectory.loss_bound(case, rates, subject.precision)
+    comparison.pointwise("loss of each step", [each["loss"] for each in losses], want, bound)
+    _weighted_sums(replace(comparison, across=False), losses)
     compare_states(subject, case, row, rates, trainer.state())
+
+
+def _weighted_sums(comparison: Comparison, losses: list[dict[str, float]]) -> None:
+    """The loss of every step is that of its outputs, weighted."""
+    objective, graph = comparison.case.training.objective, comparison.case.graph
+    weights = {f"loss_{name}": stage_weight(objective, name) for name in graph.outputs}
+    each = np.array([[step[name] for name in weights] for step in losses])
+    comparison.agree("all losses are finite", bool(np.isfinite(each).all()), True)
+    want = each @ np.array(list(weights.values()))
+    size = np.abs(each) @ np.abs(list(weights.values()))
+    bound = tolerance.summation(len(weights) + 2, comparison.subject.unit_roundoff) * size
+    comparison.pointwise("loss as its outputs' sum", [step["loss"] for step in losses], want, bound)
 
 
 def compare_states(subject: Subject, case: Case, row: str, rates: tuple[float, ...], state: Arrays) -> None:

@@ -22,6 +22,7 @@ if str(ROOT) not in sys.path:  # `pytest conformance`, unlike `python -m pytest`
 from conformance import known, profiles, report  # noqa: E402
 from conformance.cases import Subject  # noqa: E402
 from conformance.drawing import Drawing  # noqa: E402
+from conformance.profiles import PRECISIONS  # noqa: E402
 
 QUICK_COMPILERS = {
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
@@ -53,13 +54,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--profile", choices=list(profiles.PROFILES), default="default")
     group.addoption(
-        "--precision", default="float64", help="float64 (meaning) or float32 (rounding); one per run"
+        "--precision",
+        choices=PRECISIONS,
+        default="float64",
+        help="float64 compares meaning, float32 rounding; one per run",
     )
     group.addoption("--report", type=Path, default=Path("conformance-report"), metavar="DIR")
     group.addoption("--compilers", choices=["quick", "full"], default="quick",
                     help="how hard XLA tries; full compares compiled with eager too")  # fmt: skip
     group.addoption("--part", action="store_true", help="leave the table to `python -m conformance`")
-    group.addoption("--no-shrink", action="store_true", help="report the first failing case as it was drawn")
+    group.addoption(
+        "--shrink", action="store_true", help="make the first failing case smaller; takes a while"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -94,7 +100,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _subjects(config: pytest.Config) -> list[Subject]:
     precision = config.getoption("--precision")
     found = []
-    for name in config.getoption("--backend") or backends():
+    for name in dict.fromkeys(config.getoption("--backend") or backends()):
         backend = _backend(name)
         report.LEDGER.versions |= {f"{name}: {key}": value for key, value in backend.versions().items()}
         if precision not in backend.precisions:
@@ -129,7 +135,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def drawing(pytestconfig: pytest.Config) -> Drawing:
     """Draws alike at every run, unless hypothesis is given a seed."""
     base = pytestconfig.getoption("--hypothesis-seed", default=None)
-    return Drawing(int(base or 0), not pytestconfig.getoption("--no-shrink"))
+    return Drawing(int(base or 0), pytestconfig.getoption("--shrink"))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -11,9 +11,10 @@ from gsto_spec.ops import OPS, AvgPool, BatchNorm, Conv2d, MaxPool, Op, Resize
 
 ALWAYS: dict[str, tuple[str, ...]] = {
     "op": tuple(OPS),
-    "stride": ("1", "2", "3"),
+    "stride": ("1", "2", "3", "5"),
     "dilation": ("1", "2", "3"),
     "groups": ("1", "several"),
+    "kernel": ("learnt", "fixed"),
     "padding": ("both sides alike", "sides apart"),
     "resize": ("bilinear", "align_corners", "nearest", "to a number", "to a reference"),
     "eps": ("1e-05", "0.001", "0.1"),
@@ -74,6 +75,8 @@ def _features(case: Case) -> Iterator[tuple[str, str]]:
     for node in case.graph.nodes:
         yield "op", node.op.kind
         yield from _settings(node.op)
+        if isinstance(node.op, Conv2d):
+            yield "kernel", "learnt" if case.graph.leaves[node.operands[1]].trainable else "fixed"
     yield from case.graph.notes.items()
     yield from _objective_features(case)
     batch, _, height, width = case.shape

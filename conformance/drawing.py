@@ -26,10 +26,10 @@ Check = Callable[..., None]
 
 @dataclass(frozen=True)
 class Drawing:
-    """Puts drawn cases to checks. `base` seeds all draws; without `shrink` the first failure is reported."""
+    """Puts drawn cases to checks. `base` seeds all draws; `shrink` makes the first failure smaller."""
 
     base: int = 0
-    shrink: bool = True
+    shrink: bool = False
 
     def put(
         self, check: Check, subject: Subject, strategy: SearchStrategy[Any], block: tuple[int, int]

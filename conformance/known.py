@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from conformance.failures import Disagreement
+from conformance.profiles import PRECISIONS
 from gsto_spec import errors
 from gsto_spec.backend import backends
 from gsto_spec.errors import nearest
-
-PRECISIONS = ("float64", "float32")
 
 
 @dataclass(frozen=True)

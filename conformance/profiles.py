@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PRECISIONS = ("float64", "float32")
 BLOCK = 100
 """Cases that one test draws: few enough for the answers to be kept for the next backend."""
 

@@ -38,16 +38,17 @@ def network(classes: int) -> Graph:
 def changes_backend(subject: Subject, case: Case) -> None:
     """From the subject to the oracle and the other way round, against the oracle alone."""
     with tempfile.TemporaryDirectory() as folder:
-        whole = _Run(Path(folder) / "whole").start(ORACLE)
+        row = Comparison(subject, case, "runs", across=False)
+        whole = _Run(Path(folder) / "whole", row).start(ORACLE)
         for way, (first, second) in {"to": (subject.name, ORACLE), "from": (ORACLE, subject.name)}.items():
-            run = _Run(Path(folder) / way).start(first)
+            run = _Run(Path(folder) / way, row).start(first)
             run.forget_the_second_half()
-            _compare(subject, case, run.go_on(second), whole)
+            _compare(row, run.go_on(second), whole)
 
 
 class _Run:
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, row: Comparison) -> None:
+        self.path, self.row = path, row
 
     def start(self, backend: str) -> _Run:
         settings = [f"{key}={json.dumps(value)}" for key, value in SETTINGS.items()]
@@ -66,7 +67,7 @@ class _Run:
         try:
             main(["--backend", backend, "--output", str(self.path), *arguments])
         except SystemExit as ended:
-            assert ended.code == 0, f"gsto-train --backend {backend} ended with status {ended.code}"
+            self.row.agree(f"exit status of gsto-train --backend {backend}", ended.code, 0)
         return self
 
     @property
@@ -83,8 +84,7 @@ class _Run:
         return json.loads((self.path / "result.json").read_text())["metrics"]
 
 
-def _compare(subject: Subject, case: Case, run: _Run, whole: _Run) -> None:
-    row = Comparison(subject, case, "runs", across=False)
+def _compare(row: Comparison, run: _Run, whole: _Run) -> None:
     row.pointwise("loss of each step", run.losses, whole.losses, tolerance.STATES * np.abs(whole.losses))
     want = whole.state
     row.agree("names of the state", sorted(run.state), sorted(want))

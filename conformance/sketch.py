@@ -63,7 +63,7 @@ def _window(sketch: Sketch, x: str, largest: int, *, dilated: bool) -> dict[str,
     axes = []
     for size in sketch.size(x)[2:]:
         kernel = sketch.draw(st.integers(1, largest))
-        stride = sketch.draw(st.sampled_from([1, 1, 2, 3]))
+        stride = sketch.draw(st.sampled_from([1, 1, 1, 2, 2, 3, 5]))
         dilation = sketch.draw(st.sampled_from([1, 1, 2, 3])) if dilated else 1
         most = dilation * (kernel - 1) if dilated else kernel - 1
         before = sketch.draw(st.integers(0, most))
@@ -82,14 +82,16 @@ def _window(sketch: Sketch, x: str, largest: int, *, dilated: bool) -> dict[str,
 
 
 def conv2d(sketch: Sketch) -> str:
-    """A convolution with any kernel, stride, padding, dilation and grouping."""
+    """A convolution with any kernel, stride, padding, dilation and grouping; at times it is not learnt."""
     x = sketch.some()
     channels = sketch.size(x)[1]
     groups = sketch.draw(st.sampled_from([1, 1, *(g for g in range(2, channels + 1) if channels % g == 0)]))
     out = groups * sketch.draw(st.integers(1, max(1, MOST_CHANNELS // groups)))
     window = _window(sketch, x, 5, dilated=True)
     name, kernel = sketch.layer(), window.pop("kernel")
-    operands = [x, sketch.build.parameter(f"{name}.weight", Parameter((out, channels // groups, *kernel)))]
+    fixed = sketch.draw(st.sampled_from([False] * 7 + [True]))
+    weight = Parameter((out, channels // groups, *kernel), trainable=not fixed)
+    operands = [x, sketch.build.parameter(f"{name}.weight", weight)]
     if sketch.draw(st.booleans()):
         operands.append(sketch.build.parameter(f"{name}.bias", Parameter((out,))))
     return sketch.build.apply(name, Conv2d(**window, groups=groups), *operands)
@@ -217,7 +219,12 @@ RECIPES: tuple[Callable[[Sketch], str | None], ...] = (
 @st.composite
 def small_graphs(draw: st.DrawFn) -> tuple[Graph, tuple[int, int, int, int]]:
     """A graph of 3 to 12 ops over the whole set, in training form, and the shape of its image."""
-    shape = (draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(sides()), draw(sides()))
+    shape = (
+        draw(st.sampled_from([1, 1, 1, 2, 2, 3, 3, 7])),
+        draw(st.integers(1, 4)),
+        draw(sides()),
+        draw(sides()),
+    )
     sketch = Sketch(draw, shape)
     for recipe in draw(st.lists(st.sampled_from(RECIPES), min_size=3, max_size=12)):
         made = recipe(sketch)

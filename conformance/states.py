@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conformance import expected, trajectory
-from conformance.cases import Case, Subject
+from conformance import expected, noise, tolerance, trajectory
+from conformance.cases import Case, Subject, another_image
 from conformance.checks import RATE, compare_inference, compare_states, needed
 from conformance.compare import Comparison
 from conformance.failures import Disagreement
@@ -23,6 +23,7 @@ from gsto_spec.objective import SGD
 Array = NDArray[Any]
 State = Mapping[str, Array]
 Check = Callable[[Subject, Case], None]
+STEP = f"{OPTIMIZER_PREFIX}step"
 
 
 def resumes(subject: Subject, case: Case) -> None:
@@ -92,6 +93,37 @@ def leaves_alone(subject: Subject, case: Case) -> None:
     _identical(row, batch, case.batch)
     _identical(row, before, kept)
     _predicts(subject, case, trainer)
+    trainer.load(kept)
+    _predicts(subject, case, trainer)
+
+
+MANY_STEPS = 1000
+
+
+def changes_batch(subject: Subject, case: Case) -> None:
+    """One trainer steps on batches of two sizes, the second time from a state of many steps."""
+    batch, channels, height, width = case.shape
+    larger = replace(another_image(case), shape=(batch + 1, channels, height + 1, width + 2))
+    for each in (case, larger):
+        noise.require_fair(each, subject.precision)
+    wanted = _both_steps(expected.oracle_trainer(case, subject.precision), case, larger)
+    (nudged,) = (_both_steps(each, case, larger) for each in noise.stray_trainers(case, subject.precision))
+    got = _both_steps(subject.trainer(case), case, larger)
+    row = Comparison(subject, case, "batches of two sizes", across=False)
+    row.agree("names of the state", sorted(needed(case, got)), sorted(needed(case, wanted)))
+    for name, scale in trajectory.scales(case, (RATE,) * 2).items():
+        if name in needed(case, wanted):
+            bound = tolerance.STATES * max(scale, trajectory.scales(larger, (RATE,) * 2)[name])
+            trajectory.require_near(nudged[name], wanted[name], bound)
+            row.pointwise(name, got[name], wanted[name], bound)
+
+
+def _both_steps(trainer: Trainer, case: Case, larger: Case) -> dict[str, Array]:
+    trainer.step(larger.batch, RATE)
+    state = trainer.state()
+    trainer.load({**state, **({STEP: np.asarray(MANY_STEPS)} if STEP in state else {})})
+    trainer.step(case.batch, RATE)
+    return trainer.state()
 
 
 def _copies(arrays: State) -> dict[str, Array]:

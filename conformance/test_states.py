@@ -24,6 +24,13 @@ def test_states_of_small_graphs(
     drawing.put(check, subject, state_cases(), block)
 
 
+@pytest.mark.cases("states")
+def test_batches_of_two_sizes(subject: Subject, block: tuple[int, int], drawing: Drawing) -> None:
+    if subject.precision != "float64":
+        pytest.skip("in float64, where the steps must agree")
+    drawing.put(states.changes_batch, subject, state_cases(), block)
+
+
 @each_optimizer
 def test_a_state_of_weights_alone_begins_anew(subject: Subject, optimizer: SGD | Adam) -> None:
     attempt(states.begins_anew, subject, with_optimizer(optimizer))

@@ -23,7 +23,7 @@ from conformance.noise import (
     stray_trainers,
 )  # fmt: skip
 from conformance.oracle import OracleTrainer
-from conformance.tolerance import MEANING, RUNS, STATES, norm
+from conformance.tolerance import MEANING, RUNS, STATES, norm, summation
 from gsto_spec.backend import OPTIMIZER_PREFIX
 from gsto_spec.objective import SGD
 
@@ -74,9 +74,13 @@ def require_fair(case: Case, rates: Rates, precision: str) -> None:
     if precision == "float64":
         sizes = scales(case, rates)
         for name, array in runs[0].state.items():
-            allowed = AMPLIFIED * (STATES / MEANING) * NUDGE * sizes[name]
-            if (np.abs(array - wanted.state[name]) > allowed).any():
-                raise SetAside("rounding is amplified more than 300,000 times")
+            require_near(array, wanted.state[name], STATES * sizes[name])
+
+
+def require_near(nudged: Array, wanted: Array, bound: float) -> None:
+    """Raise `SetAside` where a nudge moves a state further than its bound could follow."""
+    if (np.abs(nudged - wanted) > AMPLIFIED * NUDGE / MEANING * bound).any():
+        raise SetAside("rounding is amplified more than 300,000 times")
 
 
 @lru_cache(maxsize=64)
@@ -120,3 +124,14 @@ def parting(case: Case, rates: Rates, name: str) -> float:
     largest = max(norm(a - b) for a, b in combinations(arrays, 2))
     rounding = len(rates) * ULP * scales(case, rates)[name] * np.sqrt(arrays[0].size)
     return RUNS * largest + float(rounding)
+
+
+def loss_bound(case: Case, rates: Rates, precision: str) -> Array:
+    """How far the loss of each step may lie from the exact one."""
+    want, first = np.asarray(exact(case, rates).losses), training(case).losses["loss"]
+    size = np.maximum(first.magnitude, np.abs(want))
+    if precision == "float64":
+        return np.asarray(STATES * size)
+    runs = np.array([other.losses for other in strays(case, rates, precision)])
+    largest = np.max([np.abs(a - b) for a, b in combinations(runs, 2)], axis=0)
+    return np.asarray(RUNS * largest + summation(first.terms + 4, ULP / 2) * size)

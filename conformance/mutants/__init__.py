@@ -14,6 +14,7 @@ from conformance.mutants import (
     loading,
     objectives,
     optimizers,
+    rare,
     training,
     weights,
 )
@@ -21,7 +22,7 @@ from conformance.mutants.broken import Mutant
 
 GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "arithmetic": (arithmetic, gates, graphs),
-    "training": (training, objectives, optimizers),
+    "training": (training, objectives, optimizers, rare),
     "weights": (weights, loading),
 }
 

@@ -1,7 +1,8 @@
 """`python -m conformance.mutants`: put every broken backend to the suite, and the sound oracle first.
 
 Each must be stopped by a check that names the node, tensor or fact that is wrong. NAMES choose some of them;
-`module:attribute` is a broken backend of one's own. Exit code 1 if one survives, 2 for a name that is none.
+`module:attribute` is a broken backend of one's own, hunted in float64 or in the `precision` that it names.
+Exit code 1 if one survives, 2 for a name that is none.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from conformance import profiles
+from conformance.__main__ import at_least_one
 from conformance.mutants import MUTANTS
 from conformance.mutants.broken import Mutant
 from conformance.mutants.hunt import Outcome, Target, hunt
+from gsto_spec.backend import backend
 from gsto_spec.errors import nearest
 
 Mutants = Mapping[str, tuple[str, type[Mutant]]]
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None, mutants: Mutants = MUTANTS) -> 
         return 0
     try:
         chosen = [_target(name, mutants) for name in options.names or mutants]
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         print(error, file=sys.stderr)
         return 2
     start = time.monotonic()
@@ -51,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="NAME", help="all of them, unless named")
     parser.add_argument("--list", action="store_true", help="say what is wrong with each, and hunt none")
     parser.add_argument("--profile", choices=list(profiles.PROFILES), default="default")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--jobs", type=at_least_one, default=2, help="processes at a time")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the table as JSON")
     parser.add_argument("--tests", nargs="+", default=["conformance"], metavar="PATH",
                         help="put them to these tests alone, and not to the whole suite")  # fmt: skip
@@ -60,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _target(name: str, mutants: Mutants) -> Target:
     if ":" in name:
-        return Target(name, "your own", name)
+        return Target(name, "your own", name, getattr(backend(name), "precision", "float64"))
     if name not in mutants:
         raise ValueError(f"{name} is no mutant; see --list{nearest(name, mutants)}")
     group, mutant = mutants[name]

@@ -69,7 +69,7 @@ def _command(target: Target, profile: str, tests: Sequence[str], witness: Path) 
     return [
         sys.executable, "-m", "pytest", *tests, "-q", "-x", "--tb=no", "-p", "no:cacheprovider",
         "-p", "conformance.mutants.witness", f"--witness={witness}", f"--backend={target.backend}",
-        f"--profile={profile}", f"--precision={target.precision}", "--no-shrink", "--part",
+        f"--profile={profile}", f"--precision={target.precision}", "--part",
         f"--report={witness.parent}",
     ]  # fmt: skip
 

@@ -229,3 +229,11 @@ def test_a_prediction_that_another_is_made_of_stays_in_its_lane() -> None:
     found = boxes(draw(build.graph({"stage4": fine, "stage3": coarse})))
     assert found["fine"][1] < found["image"][1]
     assert found["coarse"][1] == found["low"][1]
+
+
+def test_a_drawing_is_not_written_under_the_name_of_another_kind_of_file(tmp_path: Path) -> None:
+    wanted = tmp_path / "network.png"
+    result = CliRunner().invoke(main, ["draw", "hrnetv2-w18-small-v2", "-o", str(wanted)])
+    assert result.exit_code == 2
+    assert result.stderr == f"gsto-spec: {wanted}: expected a name ending in .svg, or - for standard output\n"
+    assert not wanted.exists()

@@ -94,6 +94,21 @@ def test_code_of_ones_own_that_fails_is_told_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_function_s_own_default_stands_where_no_number_of_classes_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"defaulting_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(
+        "import gsto_spec\n"
+        "def network(classes=7):\n"
+        "    build = gsto_spec.GraphBuilder()\n"
+        "    return build.graph({'stage4': build.conv2d('head', build.input(), classes)})\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert locate(f"{name}:network").parameters["head.weight"] == (7, 3, 1, 1)
+    assert locate(f"{name}:network", classes=5).parameters["head.weight"] == (5, 3, 1, 1)
+
+
 def test_a_family_given_for_a_member_is_told_in_one_line() -> None:
     with pytest.raises(LocateError, match=r"^gsto_spec:HRNet: its own code failed: TypeError"):
         locate("gsto_spec:HRNet")

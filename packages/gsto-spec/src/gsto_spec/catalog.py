@@ -155,7 +155,7 @@ def entry(name: str) -> Entry:
     """A catalogue entry. Raises `UnknownArchitecture`, naming the nearest one."""
     if name not in _CATALOG:
         raise UnknownArchitecture(
-            f"unknown architecture {name}{nearest(name, _CATALOG)}; known: {', '.join(_CATALOG)}"
+            f"unknown architecture {name}{nearest(name, _CATALOG)}; `gsto-spec list` names all"
         )
     return _CATALOG[name]
 

@@ -239,6 +239,8 @@ def draw_command(
     architecture: str, output: Path, ops: bool, classes: int | None, form: FormName | None
 ) -> None:
     """Draw a network as SVG: its resolutions as lanes, its modules, gates and losses."""
+    if str(output) != "-" and output.suffix.lower() != ".svg":
+        raise GstoError(f"{output}: expected a name ending in .svg, or - for standard output")
     drawing = draw(locate(architecture, classes=classes, form=form), title=architecture, ops=ops)
     if str(output) == "-":
         click.echo(drawing, nl=False)

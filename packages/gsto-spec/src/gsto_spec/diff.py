@@ -11,7 +11,7 @@ from gsto_spec.catalog import architectures, variant
 from gsto_spec.cost import cost
 from gsto_spec.graph import Graph, Node
 from gsto_spec.ops import Parameter
-from gsto_spec.users_code import attribute, guarded
+from gsto_spec.users_code import attribute, made
 
 _KINDS = ("only_a", "only_b", "changed")
 _MARKS = {"only_a": "-", "only_b": "+", "changed": "~"}
@@ -101,8 +101,7 @@ def declared(text: str, *, classes: int | None = None, form: str | None = None) 
     else:
         return None
     if callable(found):
-        with guarded(text):
-            found = found(classes)
+        found = made(text, found, classes)
     if not dataclasses.is_dataclass(found) or isinstance(found, (Graph, type)):
         return None
     given = {"classes": classes, "form": form}

@@ -10,7 +10,7 @@ from gsto_spec.forms import FormName
 from gsto_spec.graph import Graph
 from gsto_spec.resnet import ResNet
 from gsto_spec.sizes import is_feature
-from gsto_spec.users_code import LocateError, attribute, guarded
+from gsto_spec.users_code import LocateError, attribute, made
 from gsto_spec.variants import HRNet
 
 __all__ = ["LocateError", "locate"]
@@ -31,8 +31,7 @@ def locate(text: str, *, classes: int | None = None, form: FormName | None = Non
         return build(text, classes=classes, form=form)
     found = attribute(text)
     if callable(found):
-        with guarded(text):
-            found = found(classes)
+        found = made(text, found, classes)
     if isinstance(found, HRNet | ResNet):
         return build(found, classes=classes, form=form)
     if isinstance(found, Graph):

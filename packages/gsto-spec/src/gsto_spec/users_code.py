@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 
 from gsto_spec.errors import GstoError, nearest
@@ -24,6 +25,14 @@ def guarded(text: str) -> Iterator[None]:
         raise LocateError(f"{text}: cannot import {error.name}: no such module here") from error
     except (Exception, SystemExit) as error:
         raise LocateError(f"{text}: its own code failed: {type(error).__name__}: {error}") from error
+
+
+def made(text: str, function: Callable[..., object], classes: int | None) -> object:
+    """What a function of the number of classes gives; without a number, by its own default if it has one."""
+    with guarded(text):
+        first = next(iter(signature(function).parameters.values()), None)
+        own_default = classes is None and first is not None and first.default is not first.empty
+        return function() if own_default else function(classes)
 
 
 def attribute(text: str) -> object:
