@@ -1,5 +1,7 @@
+import importlib
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,3 +138,30 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 @pytest.fixture(name="read_lines")
 def _read_lines() -> Callable[[Path], list[dict[str, Any]]]:
     return read_lines
+
+
+@pytest.fixture(scope="session")
+def cityscapes_tool() -> ModuleType:
+    """The official evaluation of Cityscapes; it calls `numpy.in1d`, which numpy 2.4 no longer has."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(np, "in1d", np.isin, raising=False)
+        try:
+            return importlib.import_module("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+        except ImportError as error:
+            pytest.skip(f"cityscapesscripts is not installed ({error})")
+
+
+@pytest.fixture
+def official_scores(
+    cityscapes_tool: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[list[str], list[str]], dict[str, Any]]:
+    """The official scores of files of predictions and of label ids, instance ids beside the latter."""
+    monkeypatch.setattr(np, "in1d", np.isin, raising=False)
+    cityscapes_tool.args.quiet, cityscapes_tool.args.JSONOutput = True, False
+
+    def scores(predictions: list[str], labels: list[str]) -> dict[str, Any]:
+        found: dict[str, Any] = cityscapes_tool.evaluateImgLists(predictions, labels, cityscapes_tool.args)
+        return found
+
+    return scores

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gsto_spec import Graph, GraphBuilder, WeightsError
 from gsto_spec.backend import Training
-from gsto_spec.objective import Array, optimizer_step
+from gsto_spec.objective import Array, Heatmap, heatmap_loss, optimizer_step
 
 STRIDE = 2
 
@@ -102,6 +102,8 @@ class LinearTrainer:
         return {"loss": total, **losses}, gradients
 
     def _loss(self, batch: Mapping[str, Array], name: str, stride: int) -> tuple[float, Array, Array]:
+        if isinstance(self._training.objective.loss, Heatmap):
+            return self._heatmap_loss(self._training.objective.loss, batch, name, stride)
         pixels = (
             batch["image"][:, :, ::stride, ::stride].transpose(0, 2, 3, 1).reshape(-1, 3).astype(np.float64)
         )
@@ -114,6 +116,16 @@ class LinearTrainer:
         loss = -np.log(probability[np.arange(len(truth)), truth]).sum() / count
         probability[np.arange(len(truth)), truth] -= 1
         return float(loss), probability.T @ pixels / count, probability.sum(0) / count
+
+    def _heatmap_loss(
+        self, loss: Heatmap, batch: Mapping[str, Array], name: str, stride: int
+    ) -> tuple[float, Array, Array]:
+        pixels = batch["image"][:, :, ::stride, ::stride].astype(np.float64)
+        found, target = self._logits(batch["image"], name, stride), batch["heatmaps"]
+        weight = batch["visibility"] * np.asarray(loss.joint_weights or 1.0)
+        gradient = np.square(weight)[:, :, None, None] * (found - target) / found.size
+        value = float(heatmap_loss(loss, found, target, batch["visibility"]))
+        return value, np.einsum("nkhw,nchw->kc", gradient, pixels), gradient.sum(axis=(0, 2, 3))
 
     def predict(self, images: Array) -> dict[str, Array]:
         """Logits at the stride."""

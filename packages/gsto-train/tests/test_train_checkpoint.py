@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gsto_train.checkpoint import BrokenCheckpoint, Progress, newest, read, save
+from gsto_train.errors import InputError
 
 STATE = {
     "conv1.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
@@ -133,6 +134,16 @@ def test_a_broken_checkpoint_is_passed_over_and_reported(tmp_path: Path, damage:
     assert found.progress.step == 1
     assert len(said) == 1
     assert str(tmp_path / "step-000002") in said[0]
+
+
+def test_where_every_checkpoint_is_broken_nothing_begins_anew(tmp_path: Path) -> None:
+    for step in (1, 2):
+        cut_off(save(tmp_path, progress(step), STATE))
+    said: list[str] = []
+    with pytest.raises(InputError, match="expected a whole checkpoint, found only broken ones; restore one"):
+        newest(tmp_path, said.append)
+    assert len(said) == 2
+    assert names(tmp_path) == ["step-000001", "step-000002"]
 
 
 def test_a_whole_checkpoint_is_never_pruned_in_favour_of_a_broken_later_one(tmp_path: Path) -> None:

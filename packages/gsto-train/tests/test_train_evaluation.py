@@ -1,13 +1,18 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from gsto_spec import GraphBuilder
 from gsto_spec.reference import resize_bilinear
+from gsto_train.data.samples import Sample
 from gsto_train.errors import InputError
-from gsto_train.evaluation import align_corners, as_json, classify
-from gsto_train.metrics import SegmentationScores
+from gsto_train.evaluation import Evaluation, align_corners, as_json, classify, evaluate
+from gsto_train.metrics import ConfusionMatrix, SegmentationScores
+from gsto_train.procedures import Procedure
 
 SIZES = st.integers(1, 9)
 
@@ -58,3 +63,57 @@ def test_an_undefined_score_is_null_in_json() -> None:
         "mean_accuracy": 0.25,
         "iou": {"road": 0.5, "car": None},
     }
+
+
+class Pictures:
+    """Pictures of one colour a class, two classes, of several sizes."""
+
+    classes, palette = ("dark", "bright"), ((0, 0, 0), (255, 255, 255))
+
+    def __init__(self, sizes: list[tuple[int, int]]) -> None:
+        self._sizes = sizes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __getitem__(self, index: int) -> Sample:
+        label = np.random.default_rng(index).choice([0, 1, 255], self._sizes[index]).astype(np.uint8)
+        image = np.where(label == 1, 255, 0).astype(np.uint8)
+        return Sample(np.stack([image] * 3, axis=-1), label, f"picture {index}")
+
+
+class Brightness:
+    """Calls bright what is bright, and the last column of every batch too."""
+
+    def predict(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        logits = np.stack([-images.sum(1), images.sum(1)], axis=1)
+        logits[..., -1] = [[0], [1]]
+        return {"stage4": logits}
+
+
+@given(st.lists(st.tuples(SIZES, SIZES), min_size=1, max_size=6), st.integers(1, 4))
+@settings(max_examples=30, deadline=None)
+def test_batches_change_no_score_and_every_picture_is_told(sizes: list[tuple[int, int]], batch: int) -> None:
+    told: dict[str, NDArray[np.uint8]] = {}
+    pictures = Pictures(sizes)
+    found = evaluate(
+        Brightness(), pictures, align_corners=False, batch=batch, threads=1, on_classes=told.__setitem__
+    )
+    expected = ConfusionMatrix(2)
+    for index, size in enumerate(sizes):
+        assert told[f"picture {index}"].shape == size
+        expected.update(pictures[index].label, told[f"picture {index}"])
+    np.testing.assert_equal(asdict(found), asdict(expected.scores()))
+    assert list(told) == [f"picture {index}" for index in range(len(sizes))]
+
+
+def test_labels_are_resized_by_nearest_where_asked_for() -> None:
+    told: dict[str, NDArray[np.uint8]] = {}
+    resized = Evaluation(Procedure(size=(4, 5)), resize_label=True)
+    found = evaluate(
+        Brightness(), Pictures([(8, 10)]), align_corners=False, batch=1, threads=1, evaluation=resized,
+        on_classes=told.__setitem__,
+    )  # fmt: skip
+    expected = ConfusionMatrix(2)
+    expected.update(Pictures([(8, 10)])[0].label[::2, ::2], told["picture 0"])
+    assert found == expected.scores()

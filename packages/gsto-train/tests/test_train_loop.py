@@ -20,7 +20,9 @@ from gsto_train.schema import describe
 from gsto_train.settings import (
     ArchitectureSettings,
     DataSettings,
+    EvaluationSettings,
     LossSettings,
+    PoseSettings,
     Settings,
     StageWeights,
     TrainSettings,
@@ -158,8 +160,14 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_without_the_lines_past_it
 def test_a_run_without_a_checkpoint_resumes_from_the_start(command: Any, read_lines: Lines) -> None:
     command("--output", "whole")
     command("--output", "run")
-    for path in Path("run/checkpoints").glob("*/*"):
-        path.unlink()
+    for path in Path("run/checkpoints").iterdir():
+        for file in path.iterdir():
+            file.unlink()
+    refused = command("--output", "run", "--resume", new=False)
+    assert refused.status == 2
+    assert "found only broken ones" in refused.error
+    for path in Path("run/checkpoints").iterdir():
+        path.rmdir()
     resumed = command("--output", "run", "--resume", new=False)
     assert "going on from step 0 of 20" in resumed.error
     assert read_lines(Path("run/metrics.jsonl")) == read_lines(Path("whole/metrics.jsonl"))
@@ -343,6 +351,8 @@ def test_every_setting_is_read_by_the_program(command: Any, monkeypatch: pytest.
         "data": DataSettings,
         "train": TrainSettings,
         "loss": LossSettings,
+        "pose": PoseSettings,
+        "evaluation": EvaluationSettings,
     }
     for kind in kinds.values():
         watch(kind)
@@ -351,6 +361,21 @@ def test_every_setting_is_read_by_the_program(command: Any, monkeypatch: pytest.
     scenes = ("data.train_scenes=2", "data.val_scenes=1", "data.scene_size=[32,32]", "train.steps=1")
     assignments = [part for each in scenes for part in ("--set", each)]
     command("--architecture", "linear_backend:graph", "--output", "three", *assignments, new=False)
+    figures = ("data.train_figures=2", "data.val_figures=1", "train.steps=1")
+    assignments = [part for each in figures for part in ("--set", each)]
+    network = ("--architecture", "linear_backend:graph")
+    command("--benchmark", "figures", *network, "--output", "four", *assignments, new=False)
+    person = {"image_id": 1, "keypoints": [9, 9, 2], "bbox": [4, 4, 9, 9], "area": 81}
+    keypoints = {
+        "images": [{"id": 1, "file_name": "0.png", "height": 24, "width": 32}],
+        "annotations": [person],
+        "categories": [{"id": 1, "keypoints": ["nose"]}],
+    }
+    for name in ("train.json", "val.json"):
+        (command.pictures / name).write_text(json.dumps(keypoints))
+    folder = ("--benchmark", "keypoints-folder", "--data", str(command.pictures), "--set", "train.epochs=1")
+    command(*folder, *network, "--output", "five", new=False)
+    command("--benchmark", "pascal-context-59", "--data", ".", new=False)
     declared = {tuple(key.split(".")[:2]) for key in describe(Settings)}
     assert set(StageWeights.__dataclass_fields__) == {"stage1", "stage2", "stage3", "stage4"}
     assert {(kinds[section].__name__, name) for section, name in declared} <= read

@@ -14,6 +14,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from gsto_train.errors import InputError
 from gsto_train.files import whole_folder, write_synced
 
 State = dict[str, NDArray[Any]]
@@ -67,12 +68,22 @@ def save(folder: Path, progress: Progress, state: Mapping[str, NDArray[Any]]) ->
 
 
 def newest(folder: Path, report: Callable[[str], None]) -> Checkpoint | None:
-    """Return the newest whole checkpoint, or None; says of each broken one that it is passed over."""
-    for _, path in sorted(_numbered(folder), reverse=True):
+    """Return the newest whole checkpoint; says of each broken one that it is passed over.
+
+    None where there is none at all. Raises `InputError` where all are broken: to begin anew in their place
+    would cost what may still be rescued.
+    """
+    numbered = sorted(_numbered(folder), reverse=True)
+    for _, path in numbered:
         try:
             return read(path)
         except BrokenCheckpoint as broken:
             report(f"{path} is broken ({broken}); passing it over")
+    if numbered:
+        raise InputError(
+            f"{folder}: expected a whole checkpoint, found only broken ones; restore one, or start a new run "
+            "with another --output"
+        )
     return None
 
 

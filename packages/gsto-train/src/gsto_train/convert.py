@@ -96,7 +96,7 @@ def convert(
     Raises `InputError` or gsto_spec's error for what is wrong with the input, `ConversionError`, `OSError`.
     """
     _check_target(source, target, force)
-    model = _read(source, graph, reading)
+    model = read_model(source, graph, reading)
     if (violation := model.graph.training_form_violation()) is not None:
         raise InputError(f"{source}: this graph's weights are no checkpoint: {violation}")
     added = _write(target, model, source)
@@ -147,7 +147,8 @@ def _ending(path: Path) -> str:
     return ending
 
 
-def _read(path: Path, graph: Graph | None, reading: Reading | None) -> Model:
+def read_model(path: Path, graph: Graph | None, reading: Reading | None = None) -> Model:
+    """Return what is in a saved model's folder, or in a file of `graph`'s tensors, as `convert` does."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder{nearest_path(path)}")
     ending = _ending(path)

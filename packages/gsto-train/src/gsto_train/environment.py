@@ -6,7 +6,15 @@ from importlib.metadata import PackageNotFoundError, version
 
 from gsto_spec.backend import Backend
 
-_PACKAGES = ("gsto-train", "gsto-spec", "numpy", "opencv-python-headless", "Pillow", "safetensors")
+_PACKAGES = (
+    "gsto-train",
+    "gsto-spec",
+    "numpy",
+    "opencv-python-headless",
+    "Pillow",
+    "pycocotools",
+    "safetensors",
+)
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "XLA_FLAGS")
 
 

@@ -1,9 +1,10 @@
 """From logits to scores: one evaluator for a score during training, at its end, and later."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +12,60 @@ from numpy.typing import NDArray
 from gsto_spec.backend import Predictor
 from gsto_spec.graph import Graph
 from gsto_spec.ops import Resize
-from gsto_spec.reference import interpolation
-from gsto_train.data.loader import evaluation_batches
-from gsto_train.data.samples import Dataset
+from gsto_train.data.cityscapes import label_ids
+from gsto_train.data.loader import LoadedBatch, evaluation_batches
+from gsto_train.data.readable import Subset
+from gsto_train.data.samples import IGNORE_LABEL, Dataset
 from gsto_train.errors import InputError
-from gsto_train.metrics import ConfusionMatrix, SegmentationScores
+from gsto_train.metrics import CityscapesCounts, CityscapesScores, ConfusionMatrix, SegmentationScores
+from gsto_train.metrics.segmentation import AbsentClasses
+from gsto_train.procedures import WHOLE, Procedure, Size, class_planes, largest, resize
+from gsto_train.settings import DataSettings, EvaluationSettings
 
-PROTOCOL = "whole pictures, one scale, no flip; logits resized bilinearly to the label"
-"""What `evaluate` does; a score means nothing without it."""
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A test procedure and what its scores count.
+
+    With `resize_label` labels are resized to `procedure.size` too, by nearest, floor(i in / out), and the
+    score is taken there; `absent` is what `ConfusionMatrix.scores` makes of it.
+    """
+
+    procedure: Procedure = WHOLE
+    resize_label: bool = False
+    absent: AbsentClasses = "left out"
+
+    @classmethod
+    def of(cls, evaluation: EvaluationSettings, data: DataSettings) -> "Evaluation":
+        """Return what the settings say."""
+        procedure = Procedure(
+            scales=evaluation.scales,
+            base_size=evaluation.base_size,
+            size=evaluation.size,
+            window=evaluation.window,
+            stride=evaluation.window_stride,
+            window_above=evaluation.window_above,
+            flip=evaluation.flip,
+            flip_pairs=data.flip_pairs or (),
+            aggregation=evaluation.aggregation,
+        )
+        return cls(procedure, evaluation.resize_label, evaluation.absent_classes)
+
+    @property
+    def protocol(self) -> str:
+        """What is done, in words; a score means nothing without it."""
+        resized = ", which is resized to the same size by nearest" if self.resize_label else ""
+        absent = "; classes that occur nowhere count as 0" if self.absent == "zero" else ""
+        return f"{self.procedure.protocol}{resized}{absent}"
+
+
+OnClasses = Callable[[str, NDArray[np.uint8]], None]
+"""What gets a picture's name and the class of each of its pixels, (H, W)."""
+
+PLAIN = Evaluation()
+
+PROTOCOL = PLAIN.protocol
+"""What `evaluate` does where it is told nothing else."""
 
 
 def evaluate(
@@ -28,19 +75,31 @@ def evaluate(
     align_corners: bool,
     batch: int,
     threads: int,
+    evaluation: Evaluation = PLAIN,
     on_pictures: Callable[[int], None] = lambda count: None,
+    on_classes: OnClasses = lambda name, classes: None,
 ) -> SegmentationScores:
-    """Return the scores of the first output over every picture once; `on_pictures` hears of each batch."""
-    confusion = ConfusionMatrix(len(dataset.classes))
+    """Return the scores of the first output over every picture once.
+
+    Those of a data set with instance maps are `CityscapesScores`, unless labels are resized. `on_classes`
+    gets every picture's name and classes, (H, W); `on_pictures` hears of each batch.
+    """
+    scorer = _scorer(dataset, evaluation)
     seen = 0
     with closing(evaluation_batches(dataset, batch=batch, threads=threads)) as batches:
         for loaded in batches:
-            logits = next(iter(predictor.predict(loaded.image).values()))
-            confusion.update(loaded.label, classify(logits, loaded.label.shape[1:], align_corners))
+            label = _resized_label(loaded, evaluation)
+            size: Size = (label.shape[1], label.shape[2])
+            planes = class_planes(
+                predictor, loaded.image, evaluation.procedure, size, align_corners=align_corners
+            )
+            for offset, (name, classes) in enumerate(zip(loaded.names, largest(planes), strict=True)):
+                scorer.update(seen + offset, label[offset], classes)
+                on_classes(name, classes)
             seen += len(loaded.names)
             on_pictures(len(loaded.names))
     assert seen == len(dataset), f"scored {seen} pictures of {len(dataset)}"
-    return confusion.scores()
+    return scorer.scores()
 
 
 def classify(
@@ -51,25 +110,27 @@ def classify(
     The logits are resized as `gsto_spec.reference.resize_bilinear` does, one class at a time, so that no
     array of N x K x H x W is ever held. Of equal logits the first class wins, as in numpy's argmax.
     """
-    best = _resize(logits[:, 0], size, align_corners)
-    classes = np.zeros(best.shape, np.uint8)
-    for index in range(1, logits.shape[1]):
-        candidate = _resize(logits[:, index], size, align_corners)
-        # A nan must win as it does in argmax, and no comparison with it is true.
-        better = ~(candidate <= best) & ~np.isnan(best)
-        classes[better] = index
-        np.copyto(best, candidate, where=better)
-    return classes
+    return largest(resize(logits[:, index], size, align_corners) for index in range(logits.shape[1]))
 
 
 def as_json(scores: SegmentationScores, classes: tuple[str, ...]) -> dict[str, Any]:
     """Return the scores as result.json has them: None where a score is undefined."""
-    return {
+    summary = {
         "mean_iou": _defined(scores.mean_iou),
         "pixel_accuracy": _defined(scores.pixel_accuracy),
         "mean_accuracy": _defined(scores.mean_accuracy),
         "iou": {name: _defined(value) for name, value in zip(classes, scores.iou, strict=True)},
     }
+    if isinstance(scores, CityscapesScores):
+        summary |= {
+            "mean_instance_iou": _defined(scores.mean_instance_iou),
+            "mean_category_iou": _defined(scores.mean_category_iou),
+            "mean_category_instance_iou": _defined(scores.mean_category_instance_iou),
+            "instance_iou": _all_defined(scores.instance_iou),
+            "category_iou": _all_defined(scores.category_iou),
+            "category_instance_iou": _all_defined(scores.category_instance_iou),
+        }
+    return summary
 
 
 def align_corners(graph: Graph) -> bool:
@@ -87,15 +148,73 @@ def align_corners(graph: Graph) -> bool:
     return conventions == {True}
 
 
+@runtime_checkable
+class WithInstances(Protocol):
+    """A data set of Cityscapes' classes with a map of instances beside each label."""
+
+    def instance_ids(self, index: int) -> NDArray[np.int32]:
+        """Return the (H, W) instance ids of a picture: label id x 1000 + number, or a label id."""
+
+
+class _Scorer(Protocol):
+    def update(self, index: int, label: NDArray[np.int64], classes: NDArray[np.uint8]) -> None: ...
+
+    def scores(self) -> SegmentationScores: ...
+
+
+class _Plain:
+    def __init__(self, classes: int, absent: AbsentClasses) -> None:
+        self._confusion, self._absent = ConfusionMatrix(classes), absent
+
+    def update(self, index: int, label: NDArray[np.int64], classes: NDArray[np.uint8]) -> None:
+        self._confusion.update(label, classes)
+
+    def scores(self) -> SegmentationScores:
+        return self._confusion.scores(absent=self._absent)
+
+
+class _Cityscapes:
+    def __init__(self, instance_ids: Callable[[int], NDArray[np.int32]]) -> None:
+        self._instance_ids, self._counts = instance_ids, CityscapesCounts()
+
+    def update(self, index: int, label: NDArray[np.int64], classes: NDArray[np.uint8]) -> None:
+        labelled = label != IGNORE_LABEL
+        if not labelled.any():
+            return  # A picture of the test split has no instances either.
+        # Every id that does not count is as good as 0: none of them costs anything.
+        truth = np.where(labelled, label_ids(np.where(labelled, label, 0)), 0)
+        self._counts.update(truth, label_ids(classes), self._instance_ids(index))
+
+    def scores(self) -> SegmentationScores:
+        return self._counts.scores()
+
+
+def _scorer(dataset: Dataset, evaluation: Evaluation) -> _Scorer:
+    instance_ids = _instance_ids(dataset)
+    if instance_ids is None or evaluation.resize_label or evaluation.absent == "zero":
+        return _Plain(len(dataset.classes), evaluation.absent)
+    return _Cityscapes(instance_ids)
+
+
+def _instance_ids(dataset: Dataset) -> Callable[[int], NDArray[np.int32]] | None:
+    """Return what gives the instances of a picture of `dataset`, None where it has none."""
+    if isinstance(dataset, Subset):
+        whole, indices = _instance_ids(dataset.dataset), dataset.indices
+        return None if whole is None else lambda index: whole(indices[index])
+    return dataset.instance_ids if isinstance(dataset, WithInstances) else None
+
+
+def _resized_label(loaded: LoadedBatch, evaluation: Evaluation) -> NDArray[np.int64]:
+    label, size = loaded.label, evaluation.procedure.size
+    if not evaluation.resize_label or size is None:
+        return label
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, label.shape[1:], strict=True))
+    return np.asarray(label.take(rows, axis=1).take(columns, axis=2))
+
+
+def _all_defined(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: _defined(value) for name, value in values.items()}
+
+
 def _defined(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _resize(plane: NDArray[np.floating], size: tuple[int, ...], align_corners: bool) -> NDArray[np.floating]:
-    """Resize (N, h, w) to (N, H, W): rows first, then columns."""
-    low, high, share = interpolation(plane.shape[1], size[0], align_corners)
-    share = share.astype(plane.dtype)[:, None]
-    rows = plane[:, low] * (1 - share) + plane[:, high] * share
-    low, high, share = interpolation(plane.shape[2], size[1], align_corners)
-    share = share.astype(plane.dtype)
-    return np.asarray(rows.take(low, axis=2) * (1 - share) + rows.take(high, axis=2) * share)

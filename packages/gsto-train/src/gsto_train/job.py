@@ -10,16 +10,16 @@ from pathlib import Path
 
 from gsto_spec.backend import Backend, Training
 from gsto_spec.graph import Graph
-from gsto_spec.objective import SGD, Adam, CrossEntropy, Objective, Ohem, Poly, Steps
-from gsto_train import benchmarks, evaluation, resolve, runfolder, schema
+from gsto_spec.objective import SGD, Adam, Poly, Steps
+from gsto_train import benchmarks, resolve, runfolder, schema
 from gsto_train.benchmarks import Record
-from gsto_train.data.augment import Augmentation
-from gsto_train.data.samples import IGNORE_LABEL, Dataset
 from gsto_train.environment import describe_environment
 from gsto_train.errors import InputError
+from gsto_train.initialization import initial_weights
 from gsto_train.runfolder import RunFolder
-from gsto_train.settings import LossSettings, Settings, TrainSettings
+from gsto_train.settings import Settings, TrainSettings
 from gsto_train.settings import resolve as resolve_settings
+from gsto_train.task import Task
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class Job:
     backend_name: str
     backend: Backend
     graph: Graph
-    training: Dataset
-    validation: Dataset
+    task: Task
     folder: RunFolder
     resumed: bool
 
@@ -65,18 +64,7 @@ class Job:
     def total_steps(self) -> int:
         """Steps of the whole run; an epoch that does not divide by the batch goes on into the next one."""
         train = self.settings.train
-        return train.steps or math.ceil((train.epochs or 0) * len(self.training) / train.batch)
-
-    @property
-    def align_corners(self) -> bool:
-        """The network's bilinear convention."""
-        return evaluation.align_corners(self.graph)
-
-    @property
-    def augmentation(self) -> Augmentation:
-        """How training crops are cut."""
-        data = self.settings.data
-        return Augmentation(data.crop, data.base_size, data.scales, data.flip, data.flip_pairs or ())
+        return train.steps or math.ceil((train.epochs or 0) * self.task.training_count / train.batch)
 
     @property
     def schedule(self) -> Poly | Steps:
@@ -88,9 +76,8 @@ class Job:
 
     def training_terms(self) -> Training:
         """Return the objective and the optimiser, as a backend takes them."""
-        objective = _objective(self.settings.loss, self.align_corners)
         train = self.settings.train
-        return Training(objective, _optimizer(train), train.batch_norm_momentum)
+        return Training(self.task.objective(self.graph), _optimizer(train), train.batch_norm_momentum)
 
     @property
     def resume_command(self) -> str:
@@ -109,18 +96,21 @@ def prepare(request: Request) -> Job:
     if request.resume and path is None:
         path = runfolder.default_folder(_name(request, _new_plan(request)), resume=True)
     plan = _recorded_plan(path, request) if request.resume and path else _new_plan(request)
-    training, validation = resolve.load_datasets(plan.settings.data)
-    _check_same_classes(plan, training.classes)
-    _check_against_classes(plan.settings, training.classes)
-    graph = resolve.load_graph(plan.settings.architecture, len(training.classes))
+    task = resolve.load_task(plan.settings)
+    _check_same_classes(plan, task.labels)
+    graph = resolve.load_graph(plan.settings.architecture, len(task.labels))
     _check_graph(graph, plan.settings)
+    task.check(graph)
     backend = resolve.load_backend(request.backend)
     resolve.check_choices(backend, plan.settings.train.precision, plan.settings.train.device)
+    initial = None if request.resume else initial_weights(plan.settings, graph)
     path = path or runfolder.default_folder(_name(request, plan), resume=False)
     folder = RunFolder.open(path) if request.resume else RunFolder.create(path)
-    job = Job(plan, request.backend, backend, graph, training, validation, folder, request.resume)
+    job = Job(plan, request.backend, backend, graph, task, folder, request.resume)
     try:
         _describe(job)
+        if initial is not None and initial.source is not None:
+            folder.write(runfolder.INITIALIZATION, initial.as_json())
     except OSError:
         folder.discard()  # What is in it would stand in the way of a new try.
         raise
@@ -204,32 +194,18 @@ def _section(config: Mapping[str, object], name: str) -> Mapping[str, object]:
 def _absolute(values: Mapping[str, object]) -> dict[str, object]:
     """Return the settings with paths that hold from any folder, since a run may be resumed from another."""
     absolute = dict(values)
-    folder, name = values.get("data.folder"), values.get("architecture.name")
-    if isinstance(folder, str) and folder != "none":
-        absolute["data.folder"] = os.path.abspath(folder)
+    name = values.get("architecture.name")
+    for key in ("data.folder", "architecture.initialize_from"):
+        path = values.get(key)
+        if isinstance(path, str) and path != "none":
+            absolute[key] = os.path.abspath(path)
     if isinstance(name, str) and name.endswith(".json"):
         absolute["architecture.name"] = os.path.abspath(name)
     return absolute
 
 
-def _check_against_classes(settings: Settings, classes: tuple[str, ...]) -> None:
-    weights = settings.loss.class_weights
-    if weights is not None and len(weights) != len(classes):
-        raise InputError(
-            f"setting 'loss.class_weights': expected {len(classes)} numbers, one per class, "
-            f"found {len(weights)}"
-        )
-    for pair in settings.data.flip_pairs or ():
-        if max(pair) >= len(classes):
-            raise InputError(
-                f"setting 'data.flip_pairs': expected class numbers of at most {len(classes) - 1}, "
-                f"found {list(pair)}"
-            )
-
-
 def _check_graph(graph: Graph, settings: Settings) -> None:
     graph.check((settings.train.batch, 3, *settings.data.crop))
-    evaluation.align_corners(graph)
     weighed = asdict(settings.loss.stage_weights)
     unknown = [name for name in graph.outputs if name not in weighed]
     if unknown:
@@ -237,12 +213,6 @@ def _check_graph(graph: Graph, settings: Settings) -> None:
             f"architecture {settings.architecture.name!r}: output {unknown[0]!r} has no loss weight; name "
             f"its outputs among {', '.join(weighed)}"
         )
-
-
-def _objective(loss: LossSettings, align_corners: bool) -> Objective:
-    ohem = Ohem(loss.ohem_threshold, loss.ohem_kept_per_image) if loss.ohem else None
-    cross_entropy = CrossEntropy(IGNORE_LABEL, loss.class_weights, ohem)
-    return Objective(cross_entropy, asdict(loss.stage_weights), align_corners)
 
 
 def _optimizer(train: TrainSettings) -> SGD | Adam:
@@ -258,7 +228,7 @@ def _describe(job: Job) -> None:
         "backend": job.backend.name,
         "record": asdict(job.plan.record),
         "settings": schema.nest(schema.values_in_use(job.settings)),
-        "classes": list(job.training.classes),
+        "classes": list(job.task.labels),
     }
     environment = describe_environment(job.backend)
     if job.resumed and (job.folder.path / runfolder.ENVIRONMENT).exists():

@@ -40,6 +40,4 @@ def _listed() -> dict[str, dict[str, str]]:
 
 def _recorded(name: str) -> str:
     record = benchmarks.load(name).record
-    score = "no score recorded" if record.mean_iou is None else f"mean IoU {record.mean_iou:.3f}"
-    conditions = f" ({record.conditions})" if record.conditions else ""
-    return f"{score}{conditions}; {record.source}; {record.command}"
+    return f"{record}; {record.source}; {record.command}"

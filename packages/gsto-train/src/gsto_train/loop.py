@@ -2,26 +2,24 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
-import gsto_spec
-from gsto_spec import Graph, GraphError
+from numpy.typing import NDArray
+
 from gsto_spec.weights import save_directory
-from gsto_train import checkpoint, evaluation, resolve, runfolder, schema
+from gsto_train import checkpoint, resolve, runfolder, schema
 from gsto_train.checkpoint import Checkpoint, Progress
-from gsto_train.comparison import are_scores, baseline_scores
 from gsto_train.data.augment import IMAGENET_MEAN, IMAGENET_STD
-from gsto_train.data.loader import LoadedBatch, training_batches
-from gsto_train.data.samples import Sample
 from gsto_train.errors import InputError
 from gsto_train.files import whole_folder
+from gsto_train.initialization import initial_weights
 from gsto_train.interrupts import Interrupts
 from gsto_train.job import Job
-from gsto_train.metrics import SegmentationScores
 from gsto_train.report import CountReport, Report, StepReport, duration
+from gsto_train.task import TrainingBatch
 
 
 class TrainingError(RuntimeError):
@@ -51,7 +49,7 @@ class Run:
         self._names: tuple[str, ...] = ()
         self._trainer = job.backend.trainer(
             job.graph,
-            gsto_spec.initial_weights(job.graph, job.settings.train.seed),
+            _weights_to_start_from(job, saved, report),
             job.training_terms(),
             device=job.settings.train.device,
             precision=job.settings.train.precision,
@@ -71,16 +69,8 @@ class Run:
         Raises `TrainingError` for a loss or state that is not finite, `InputError` for a picture that cannot
         be read, `Interrupted`; what was trained until then is saved, unless it is not finite.
         """
-        job, train = self._job, self._job.settings.train
-        batches = training_batches(
-            job.training,
-            job.augmentation,
-            batch=train.batch,
-            seed=train.seed,
-            start_step=self._step,
-            total_steps=job.total_steps,
-            threads=train.threads,
-        )
+        job = self._job
+        batches = job.task.batches(job.graph, start_step=self._step, total_steps=job.total_steps)
         try:
             with closing(batches), self._report.training(self._step, job.total_steps) as steps:
                 for batch in batches:
@@ -91,25 +81,17 @@ class Run:
         self._save()
         return self.seconds
 
-    def evaluate(self, count: CountReport) -> SegmentationScores:
-        """Score the validation pictures as they are predicted now; adds a line to evaluations.jsonl."""
-        job, train = self._job, self._job.settings.train
+    def evaluate(self, count: CountReport) -> dict[str, Any]:
+        """Score the validation data as they are predicted now; adds a line to evaluations.jsonl."""
+        job = self._job
 
-        def seen(pictures: int) -> None:
-            count.advance(pictures)
+        def seen(samples: int) -> None:
+            count.advance(samples)
             self._interrupts.stop_if_received()
 
-        scores = evaluation.evaluate(
-            self._trainer,
-            job.validation,
-            align_corners=job.align_corners,
-            batch=train.evaluation_batch,
-            threads=train.threads,
-            on_pictures=seen,
-        )
-        summary = evaluation.as_json(scores, job.validation.classes)
+        scores = job.task.evaluate(job.graph, self._trainer, seen)
         job.folder.truncate(runfolder.EVALUATIONS, self._step - 1)
-        job.folder.append(runfolder.EVALUATIONS, {"step": self._step, **summary})
+        job.folder.append(runfolder.EVALUATIONS, {"step": self._step, **scores})
         return scores
 
     def save_model(self, facts: Mapping[str, object]) -> None:
@@ -119,10 +101,10 @@ class Run:
         with whole_folder(self._job.folder.path / runfolder.MODEL) as folder:
             save_directory(folder, self._job.graph, weights, facts)
 
-    def _take(self, batch: LoadedBatch, steps: StepReport) -> None:
+    def _take(self, batch: TrainingBatch, steps: StepReport) -> None:
         job, train = self._job, self._job.settings.train
         rate = job.schedule.rate(batch.step, job.total_steps)
-        losses = self._trainer.step({"image": batch.image, "label": batch.label}, rate)
+        losses = self._trainer.step(batch.inputs, rate)
         self._step, self._names = batch.step + 1, batch.names
         self._unread.append(_Step(self._step, batch.epoch, batch.names, rate, losses))
         steps.stepped(self._step)
@@ -137,7 +119,7 @@ class Run:
     def _evaluate_between(self) -> None:
         self._save()
         scores = self.evaluate(CountReport())
-        self._report.note(f"step {self._step}: mean IoU {scores.mean_iou:.3f}")
+        self._report.note(f"step {self._step}: {self._job.task.headline(scores)}")
 
     def _log(self, steps: StepReport) -> None:
         last = self._unread[-1]
@@ -168,7 +150,7 @@ class Run:
             seed=job.settings.train.seed,
             backend=job.backend.name,
             graph_digest=job.graph.digest,
-            training_pictures=len(job.training),
+            training_pictures=job.task.training_count,
             settings=schema.nest(schema.values_in_use(job.settings)),
         )
         try:
@@ -190,6 +172,7 @@ def run(job: Job, report: Report, interrupts: Interrupts) -> dict[str, Any]:
 
     Raises what `Run.train` does, and OSError, naming the file, where the run folder cannot be written.
     """
+    total = job.task.validation_count
     report.note(_title(job))
     with _naming_the_way_on(job):
         baselines = _baselines(job, report)
@@ -198,7 +181,7 @@ def run(job: Job, report: Report, interrupts: Interrupts) -> dict[str, Any]:
             under_way = Run(job, report, interrupts)
         with _naming_the_way_on(job):
             seconds = under_way.train()
-        with report.counting(f"scoring {len(job.validation)} pictures", len(job.validation)) as count:
+        with report.counting(f"scoring {total} {job.task.unit}", total) as count:
             scores = under_way.evaluate(count)
     result = _result(job, seconds, scores, baselines)
     under_way.save_model(_card(job, result))
@@ -246,10 +229,21 @@ def _checkpoint_to_resume(job: Job, report: Report) -> Checkpoint | None:
     return saved
 
 
+def _weights_to_start_from(job: Job, saved: Checkpoint | None, report: Report) -> Mapping[str, NDArray[Any]]:
+    """Return the initial weights; where a checkpoint is to be loaded over them, the file is not needed."""
+    if saved is not None:
+        return {name: saved.state[name] for name in job.graph.parameters}
+    initial = initial_weights(job.settings, job.graph)
+    for line in initial.report:
+        report.note(f"{initial.source}: {line}")
+    return initial.weights
+
+
 def _check_fits(job: Job, saved: Checkpoint) -> None:
+    progress = saved.progress
     facts = (
-        ("the graph's digest", saved.progress.graph_digest, job.graph.digest),
-        ("the number of training pictures", saved.progress.training_pictures, len(job.training)),
+        ("the graph's digest", progress.graph_digest, job.graph.digest),
+        (f"the number of training {job.task.unit}", progress.training_pictures, job.task.training_count),
     )
     for what, before, now in facts:
         if before != now:
@@ -263,13 +257,7 @@ def _baselines(job: Job, report: Report) -> dict[str, Any]:
     """Score the answers that need no network, before training: so every picture is known to be readable."""
     if job.resumed and (kept := _kept_baselines(job)) is not None:
         return kept
-    baselines = baseline_scores(
-        job.training,
-        job.validation,
-        threads=job.settings.train.threads,
-        report=report,
-        check=_size_check(job.graph),
-    )
+    baselines = job.task.baselines(job.graph, report)
     job.folder.write(runfolder.BASELINES, baselines)
     return baselines
 
@@ -280,48 +268,28 @@ def _kept_baselines(job: Job) -> dict[str, Any] | None:
         kept = job.folder.read(runfolder.BASELINES)
     except InputError:
         return None
-    return kept if are_scores(kept, job.validation.classes) else None
-
-
-def _size_check(graph: Graph) -> Callable[[Sample], None]:
-    """Return what raises `InputError` for a picture of a size that the network cannot predict."""
-    fitting: set[tuple[int, ...]] = set()
-
-    def check(sample: Sample) -> None:
-        height, width = sample.label.shape
-        if (height, width) in fitting:
-            return
-        try:
-            graph.check((1, 3, height, width))
-        except GraphError as error:
-            raise InputError(
-                f"{sample.name}: {width}x{height} (width x height) does not fit the architecture: {error}; "
-                "replace this picture or take it off data.val_list"
-            ) from None
-        fitting.add((height, width))
-
-    return check
+    return kept if job.task.are_baselines(kept) else None
 
 
 def _result(
-    job: Job, seconds: float, scores: SegmentationScores, baselines: Mapping[str, object]
+    job: Job, seconds: float, scores: Mapping[str, object], baselines: Mapping[str, object]
 ) -> dict[str, Any]:
-    train, data = job.settings.train, job.settings.data
+    train, facts = job.settings.train, job.task.facts()
     return {
         "backend": job.backend.name,
         "architecture": job.settings.architecture.name,
         "benchmark": job.plan.benchmark,
-        "protocol": evaluation.PROTOCOL,
+        "protocol": job.task.protocol,
         "graph_digest": job.graph.digest,
-        "metrics": evaluation.as_json(scores, job.validation.classes),
+        "metrics": scores,
         "baselines": baselines,
         "steps": job.total_steps,
         "batch": train.batch,
-        "pictures": {"training": len(job.training), "validation": len(job.validation)},
         "precision": train.precision,
         "device": train.device,
         "seconds": seconds,
-        "seeds": {"train": train.seed} | ({"scenes": data.scene_seed} if data.kind == "scenes" else {}),
+        **facts,
+        "seeds": {"train": train.seed, **facts["seeds"]},
         "environment": job.folder.read(runfolder.ENVIRONMENT),
     }
 
@@ -330,17 +298,17 @@ def _card(job: Job, result: Mapping[str, object]) -> dict[str, object]:
     """What goes with the weights: what they were trained on and how, what they score, what they take."""
     told = ("architecture", "benchmark", "protocol", "metrics", "steps", "batch", "seeds")
     preprocessing = {"channels": "RGB / 255", "mean": IMAGENET_MEAN, "deviation": IMAGENET_STD}
-    return {**{key: result[key] for key in told}, "classes": job.validation.classes,
+    return {**{key: result[key] for key in told}, "classes": job.task.labels,
             "preprocessing": preprocessing}  # fmt: skip
 
 
 def _title(job: Job) -> str:
-    train, crop = job.settings.train, job.settings.data.crop
+    train, crop, task = job.settings.train, job.settings.data.crop, job.task
     parameters = sum(map(math.prod, job.graph.trainable.values()))
     return (
         f"{job.settings.architecture.name} ({parameters / 1e6:.2f} M parameters) on {job.plan.benchmark}: "
-        f"{len(job.training)} training and {len(job.validation)} validation pictures, "
-        f"{len(job.training.classes)} classes; {job.total_steps} steps of {train.batch} crops of "
+        f"{task.training_count} training and {task.validation_count} validation {task.unit}, "
+        f"{len(task.labels)} {task.label_unit}; {job.total_steps} steps of {train.batch} crops of "
         f"{crop[0]}x{crop[1]}; {job.backend.name}, {train.precision}; run folder {job.folder.path}"
     )
 
@@ -348,8 +316,6 @@ def _title(job: Job) -> str:
 def _show(job: Job, report: Report, result: Mapping[str, Any]) -> None:
     columns = {"network": result["metrics"], **result["baselines"]}
     architecture = resolve.title(job.settings.architecture.name)
-    report.scores(f"{architecture} on {job.plan.benchmark}: {evaluation.PROTOCOL}", columns)
-    if (expected := job.plan.record.mean_iou) is not None:
-        conditions = f" ({job.plan.record.conditions})" if job.plan.record.conditions else ""
-        report.say(f"the recipe's record: mean IoU {expected:.3f}{conditions}")
+    job.task.show(report, f"{architecture} on {job.plan.benchmark}: {job.task.protocol}", columns)
+    report.say(f"the recipe's record: {job.plan.record}")
     report.say(f"trained in {duration(result['seconds'])}; everything is in {job.folder.path}")

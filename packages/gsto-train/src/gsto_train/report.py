@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gsto_train.output import standard_output
+
+_CITYSCAPES_MEANS = ("mean_instance_iou", "mean_category_iou", "mean_category_instance_iou")
 
 Scores = Mapping[str, Any]
 """A result's metrics: mean_iou, pixel_accuracy, mean_accuracy and iou by class; None where undefined."""
@@ -59,9 +61,27 @@ class Report:
         for label in next(iter(columns.values()))["iou"]:
             table.add_row(Text(label), *(_fraction(scores["iou"][label]) for scores in columns.values()))
         table.add_section()
-        for key in ("mean_iou", "pixel_accuracy", "mean_accuracy"):
+        first = next(iter(columns.values()))
+        official = [key for key in _CITYSCAPES_MEANS if key in first]
+        for key in ("mean_iou", "pixel_accuracy", "mean_accuracy", *official):
             label = key.replace("_", " ").replace("iou", "IoU")
-            table.add_row(label, *(_fraction(scores[key]) for scores in columns.values()))
+            table.add_row(label, *(_fraction(scores.get(key)) for scores in columns.values()))
+        with standard_output():
+            self._out.print(table)
+
+    def measures(
+        self, title: str, heading: str, sections: Sequence[Sequence[str]], columns: Mapping[str, Scores]
+    ) -> None:
+        """Print scores by name, a line each, a column for each of `columns`; absent ones as "-"."""
+        self.say(title)
+        table = Table()
+        table.add_column(Text(heading))
+        for name in columns:
+            table.add_column(Text(name), justify="right")
+        for names in sections:
+            for name in names:
+                table.add_row(Text(name), *(_fraction(scores.get(name)) for scores in columns.values()))
+            table.add_section()
         with standard_output():
             self._out.print(table)
 

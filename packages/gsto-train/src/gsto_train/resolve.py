@@ -1,14 +1,33 @@
 """From names to things: the backend, architecture and data set that a user asked for."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
+
+import click
 
 from gsto_spec.backend import Backend, backend, backends
 from gsto_spec.graph import Graph
 from gsto_spec.locate import locate
 from gsto_spec.ops import Input, Parameter
+from gsto_train.data.cityscapes import Cityscapes
+from gsto_train.data.files import LabelledFiles
+from gsto_train.data.lip import Lip
+from gsto_train.data.listed import ListedImages
+from gsto_train.data.pascal_context import PascalContext
+from gsto_train.data.readable import readable
+from gsto_train.data.resized import Resized
 from gsto_train.data.samples import Dataset
+from gsto_train.data.scenes import GeneratedScenes
 from gsto_train.errors import InputError, nearest
-from gsto_train.settings import ArchitectureSettings, DataSettings
+from gsto_train.settings import KEYPOINTS, ArchitectureSettings, DataSettings, Settings
+from gsto_train.task import Task
+
+Part = Literal["train", "val"]
+PARTS: tuple[Part, Part] = ("train", "val")
+"""What a run trains on, and what it is scored on."""
+
+_READING_THREADS = 8
 
 
 def check_backend(name: str) -> None:
@@ -65,16 +84,70 @@ def load_graph(architecture: ArchitectureSettings, classes: int) -> Graph:
     return graph
 
 
-def load_datasets(data: DataSettings) -> tuple[Dataset, Dataset]:
-    """Return the pictures to train on and those to score on; raises `InputError`."""
-    if data.kind == "scenes":
-        from gsto_train.data.scenes import GeneratedScenes
+def load_task(settings: Settings) -> Task:
+    """Return the data set with what is learnt from it; raises `InputError`."""
+    if settings.data.kind in KEYPOINTS:
+        from gsto_train.pose.task import Keypoints
 
-        return (
-            GeneratedScenes(data.train_scenes, size=data.scene_size, seed=data.scene_seed, split="train"),
-            GeneratedScenes(data.val_scenes, size=data.scene_size, seed=data.scene_seed, split="val"),
-        )
-    return _listed(data, data.train_list), _listed(data, data.val_list)
+        return Keypoints.load(settings)
+    from gsto_train.segmentation import Segmentation
+
+    return Segmentation(settings, *load_datasets(settings.data))
+
+
+def _to_standard_error(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def load_datasets(
+    data: DataSettings, note: Callable[[str], None] = _to_standard_error
+) -> tuple[Dataset, Dataset]:
+    """Return the pictures to train on and those to score on; `note` hears of those that are left out.
+
+    Raises `InputError`.
+    """
+    training, validation = (load_split(data, part, note) for part in PARTS)
+    return (Resized(training, data.input_size) if data.input_size else training), validation
+
+
+def load_split(data: DataSettings, part: Part, note: Callable[[str], None] = _to_standard_error) -> Dataset:
+    """Return the pictures of one part, as they are; raises `InputError`."""
+    dataset = open_split(data, part, skip_missing=data.skip_unreadable)
+    if not data.skip_unreadable:
+        return dataset
+    missing = dataset.listing.missing if isinstance(dataset, LabelledFiles) else ()
+    kept, broken = readable(dataset, threads=_READING_THREADS)
+    left_out = (*missing, *broken)
+    if left_out:
+        note(f"{part}: left out {len(left_out)} unreadable files, {len(kept)} pictures remain")
+        for finding in left_out:
+            note(f"left out: {finding.text}")
+    return kept
+
+
+def open_split(data: DataSettings, part: Part, *, skip_missing: bool = False) -> Dataset:
+    """Return the pictures of one part, unread; missing files are errors unless `skip_missing`."""
+    match data.kind:
+        case "scenes":
+            count = {"train": data.train_scenes, "val": data.val_scenes}[part]
+            return GeneratedScenes(count, size=data.scene_size, seed=data.scene_seed, split=part)
+        case "list":
+            return ListedImages(
+                _folder(data),
+                {"train": data.train_list, "val": data.val_list}[part],
+                classes=data.classes,
+                ignore_label=data.ignore_label,
+                skip_missing=skip_missing,
+            )
+        case "cityscapes":
+            return Cityscapes(_folder(data), _split(data, part), skip_missing=skip_missing)
+        case "lip":
+            return Lip(_folder(data), _split(data, part), skip_missing=skip_missing)
+        case "pascal-context":
+            split, classes = _split(data, part), data.context_classes
+            return PascalContext(_folder(data), split, classes=classes, skip_missing=skip_missing)
+        case "figures" | "keypoints":
+            raise InputError(f"setting 'data.kind': expected labelled pixels, found {data.kind!r}, joints")
 
 
 def title(name: str) -> str:
@@ -82,12 +155,14 @@ def title(name: str) -> str:
     return Path(name).stem if name.endswith(".json") else name.rpartition(":")[2].rpartition(".")[2]
 
 
-def _listed(data: DataSettings, list_file: str) -> Dataset:
-    from gsto_train.data.listed import ListedImages
+def _split(data: DataSettings, part: Part) -> str:
+    return {"train": data.train_split, "val": data.val_split}[part]
 
+
+def _folder(data: DataSettings) -> str:
     if data.folder is None:
         raise InputError("setting 'data.folder' is missing: give the folder of pictures with --data DIR")
-    return ListedImages(data.folder, list_file, classes=data.classes, ignore_label=data.ignore_label)
+    return data.folder
 
 
 def _check_inputs(name: str, graph: Graph) -> None:

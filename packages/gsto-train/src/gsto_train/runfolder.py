@@ -18,10 +18,13 @@ METRICS, EVALUATIONS, BASELINES, RESULT = (
     "result.json",
 )
 
+INITIALIZATION = "initialization.json"
+"""What training starts from, and what of it arrived."""
+
 MODEL = "model"
 """The trained network as a saved model."""
 
-_FILES = (CONFIG, ENVIRONMENT, GRAPH, METRICS, EVALUATIONS, BASELINES, RESULT)
+_FILES = (CONFIG, ENVIRONMENT, GRAPH, METRICS, EVALUATIONS, BASELINES, RESULT, INITIALIZATION)
 
 RUNS = Path("runs")
 """Where runs go that were given no folder."""

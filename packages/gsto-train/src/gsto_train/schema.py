@@ -30,15 +30,17 @@ Values = Mapping[str, object]
 class Rule:
     """What a setting's values must meet; bounds hold for each number in a list.
 
-    `only` = (key, value): the setting is in use only where its neighbour `key` has that value. `instead_of`
-    names a neighbour that an override of this setting removes. `free` settings may change when a run resumes.
+    `only` = (key, value, ...): the setting is in use only where `key`, a neighbour or a dotted key, has one
+    of the values; `never` = (key, value, ...): only where it has none of them. `instead_of` names a
+    neighbour that an override of this setting removes. `free` settings may change when a run resumes.
     """
 
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
-    only: tuple[str, object] | None = None
+    only: tuple[object, ...] | None = None
+    never: tuple[object, ...] | None = None
     instead_of: str | None = None
     free: bool = False
 
@@ -50,12 +52,13 @@ def setting(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
-    only: tuple[str, object] | None = None,
+    only: tuple[object, ...] | None = None,
+    never: tuple[object, ...] | None = None,
     instead_of: str | None = None,
     free: bool = False,
 ) -> Any:
     """Declare a dataclass field that is a setting, with its `Rule`."""
-    rule = Rule(at_least, above, at_most, below, only, instead_of, free)
+    rule = Rule(at_least, above, at_most, below, only, never, instead_of, free)
     return field(default=default, metadata={"rule": rule})
 
 
@@ -173,7 +176,7 @@ def _check_known(key: str, declared: Mapping[str, _Declared]) -> None:
 
 
 def _neighbour(key: str, name: str) -> str:
-    return f"{key.rpartition('.')[0]}.{name}".lstrip(".")
+    return name if "." in name else f"{key.rpartition('.')[0]}.{name}".lstrip(".")
 
 
 def _without_replaced(base: Values, overrides: Values, declared: Mapping[str, _Declared]) -> Values:
@@ -182,23 +185,32 @@ def _without_replaced(base: Values, overrides: Values, declared: Mapping[str, _D
 
 
 def _in_use(key: str, values: Values, declared: Mapping[str, _Declared]) -> bool:
-    only = declared[key].rule.only
-    if only is None:
-        return True
-    other = _neighbour(key, only[0])
-    return values.get(other, declared[other].default) == only[1]
+    return _obstacle(key, values, declared) is None
+
+
+def _obstacle(key: str, values: Values, declared: Mapping[str, _Declared]) -> tuple[str, str] | None:
+    """Return what takes a setting's use away: the other setting's key, and what it would have to be."""
+    rule = declared[key].rule
+    for condition, wanted in ((rule.only, True), (rule.never, False)):
+        if condition is None:
+            continue
+        other, values_of_it = _neighbour(key, str(condition[0])), condition[1:]
+        if (values.get(other, declared[other].default) in values_of_it) != wanted:
+            told = " or ".join(map(_show, values_of_it))
+            return other, f"{other} = {told}" if wanted else f"another {other} than {told}"
+    return None
 
 
 def _check_in_use(key: str, values: Values, overrides: Values, declared: Mapping[str, _Declared]) -> None:
     """Complain of a useless key, but not where the base gave it and an override took its use away."""
-    only = declared[key].rule.only
-    if only is None or _in_use(key, values, declared):
+    obstacle = _obstacle(key, values, declared)
+    if obstacle is None:
         return
-    other = _neighbour(key, only[0])
+    other, wanted = obstacle
     if key in overrides or other not in overrides:
         found = values.get(other, declared[other].default)
         raise InputError(
-            f"setting {key!r} has no effect: it belongs to {other} = {_show(only[1])}, found {_show(found)}; "
+            f"setting {key!r} has no effect: it belongs to {wanted}, found {_show(found)}; "
             f"remove it or change {other}"
         )
 

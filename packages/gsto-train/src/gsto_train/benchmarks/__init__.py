@@ -14,16 +14,35 @@ DEFAULT = "scenes"
 
 @dataclass(frozen=True)
 class Record:
-    """What a benchmark reproduces.
+    """What a benchmark reproduces; scores are fractions, and none where nothing was published or measured.
 
-    source: where the recipe comes from; command: what gave the score, as typed; mean_iou: the score, a
-    fraction; conditions: hardware, time and seed it was measured with; none where nothing was measured.
+    source: where the recipe and the scores come from; command: what gives them, as typed. conditions: what
+    the scores hold for: pictures, test procedure, initialisation, seed. hardware, hours: what training took;
+    none where it is not known.
     """
 
     source: str
     command: str
     mean_iou: float | None = setting(None, at_least=0, at_most=1)
+    pixel_accuracy: float | None = setting(None, at_least=0, at_most=1)
+    mean_accuracy: float | None = setting(None, at_least=0, at_most=1)
+    average_precision: float | None = setting(None, at_least=0, at_most=1)
+    correct_keypoints: float | None = setting(None, at_least=0, at_most=1)
     conditions: str | None = None
+    hardware: str | None = None
+    hours: float | None = setting(None, above=0)
+
+    def __str__(self) -> str:
+        """The scores in words, with what they hold for."""
+        told = {
+            "mean IoU": self.mean_iou, "pixel accuracy": self.pixel_accuracy,
+            "mean accuracy": self.mean_accuracy, "AP": self.average_precision,
+            "PCK": self.correct_keypoints,
+        }  # fmt: skip
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in told.items() if value is not None)
+        took = ", ".join(filter(None, (self.hardware, f"{self.hours:g} hours" if self.hours else None)))
+        holds = "; ".join(filter(None, (self.conditions, took)))
+        return (scores or "no score recorded") + (f" ({holds})" if holds else "")
 
 
 @dataclass(frozen=True)
@@ -44,17 +63,34 @@ def names() -> tuple[str, ...]:
 def load(name: str) -> Benchmark:
     """Return a benchmark by name, or from a file of one's own where `name` ends in .toml.
 
-    Raises `InputError` for an unknown name, with the nearest one, and for a file that is not a benchmark.
+    A file that says `extends = "NAME"` has all settings of that benchmark but those it gives anew; its record
+    is its own. Raises `InputError` for an unknown name, with the nearest one, and for a file that is not a
+    benchmark.
     """
-    values = _table(name)
-    record = {
-        key.removeprefix("record."): values.pop(key) for key in list(values) if key.startswith("record.")
-    }
+    values, record = _values(name)
     try:
         resolve(values)
         return Benchmark(Path(name).stem, values, read(Record, record))
     except InputError as error:
         raise InputError(f"benchmark {name}: {error}") from None
+
+
+def _values(name: str, extending: tuple[str, ...] = ()) -> tuple[dict[str, object], dict[str, object]]:
+    """Return the settings, those that the benchmark extends included, and its record."""
+    values = _table(name)
+    base = values.pop("extends", None)
+    record = {
+        key.removeprefix("record."): values.pop(key) for key in list(values) if key.startswith("record.")
+    }
+    if base is None:
+        return values, record
+    if isinstance(base, str) and base.endswith(".toml"):
+        base = str(Path(name).parent / base)
+    if not isinstance(base, str) or base in (*extending, name):
+        expected = "'extends': expected the name of another benchmark"
+        raise InputError(f"benchmark {name}: {expected}, found {base!r}; name one, or leave it out")
+    inherited, _ = _values(base, (*extending, name))
+    return {**inherited, **values}, record
 
 
 def _table(name: str) -> dict[str, object]:

@@ -41,7 +41,7 @@ def augment(sample: Sample, augmentation: Augmentation, generator: np.random.Gen
     The four draws (scale, top, left, flip) are always made, so that one setting does not shift the others.
     """
     scale = augmentation.scales[generator.integers(len(augmentation.scales))]
-    image, label = _resize(sample, _scaled_size(sample.label.shape, augmentation.base_size, scale))
+    image, label = resize(sample, _scaled_size(sample.label.shape, augmentation.base_size, scale))
     image, label = _pad(image, label, augmentation.crop)
     height, width = augmentation.crop
     top = int(generator.integers(label.shape[0] - height + 1))
@@ -71,8 +71,8 @@ def _scaled_size(size: tuple[int, ...], base_size: int | None, scale: float) -> 
     return (long_side, short_side) if height > width else (short_side, long_side)
 
 
-def _resize(sample: Sample, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Resize the image bilinearly (half-pixel centres) and the label by nearest, floor(i in / out)."""
+def resize(sample: Sample, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return image and label at `size`: bilinear with half-pixel centres, and nearest, floor(i in / out)."""
     if size == sample.label.shape:
         return sample.image, sample.label
     image = cv2.resize(sample.image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -20,11 +21,13 @@ from numpy.typing import NDArray
 from gsto_train.data.augment import Augmentation, augment, normalize
 from gsto_train.data.samples import Dataset, Sample
 
+T = TypeVar("T")
+
 # The last word of every seed: never 0, because numpy pads a seed with zeros and [1, 2] is [1, 2, 0].
 _ORDER_STREAM = 1
-_AUGMENTATION_STREAM = 2
+AUGMENTATION_STREAM = 2
 
-_BATCHES_AHEAD = 2
+BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,11 @@ class LoadedBatch:
     names: tuple[str, ...]
     step: int
     epoch: int
+
+    @property
+    def inputs(self) -> dict[str, NDArray[Any]]:
+        """What a trainer takes."""
+        return {"image": self.image, "label": self.label}
 
 
 def sample_at(position: int, *, count: int, seed: int) -> tuple[int, int]:
@@ -66,14 +74,14 @@ def training_batches(
 
     def load(position: int) -> _Loaded:
         epoch, index = sample_at(position, count=len(dataset), seed=seed)
-        generator = np.random.default_rng([seed, epoch, index, _AUGMENTATION_STREAM])
-        with _noting(f"epoch {epoch}, sample {index}"):
+        generator = np.random.default_rng([seed, epoch, index, AUGMENTATION_STREAM])
+        with noting(f"epoch {epoch}, sample {index}"):
             sample = dataset[index]
-        with _noting(f"epoch {epoch}, sample {index}: {sample.name}"):
+        with noting(f"epoch {epoch}, sample {index}: {sample.name}"):
             return _Loaded.of(augment(sample, augmentation, generator))
 
     positions = range(start_step * batch, total_steps * batch)
-    with closing(_in_order(load, positions, threads=threads, ahead=_BATCHES_AHEAD * batch)) as loaded:
+    with closing(in_order(load, positions, threads=threads, ahead=BATCHES_AHEAD * batch)) as loaded:
         for step in range(start_step, total_steps):
             group = [next(loaded) for _ in range(batch)]
             yield _stack(group, step, step * batch // len(dataset))
@@ -83,12 +91,12 @@ def evaluation_batches(dataset: Dataset, *, batch: int, threads: int) -> Generat
     """Yield every whole picture once, in order; a batch holds up to `batch` neighbours of one size."""
 
     def load(index: int) -> _Loaded:
-        with _noting(f"sample {index}"):
+        with noting(f"sample {index}"):
             return _Loaded.of(dataset[index])
 
     step, group = 0, list[_Loaded]()
     positions = range(len(dataset))
-    with closing(_in_order(load, positions, threads=threads, ahead=_BATCHES_AHEAD * batch)) as loaded:
+    with closing(in_order(load, positions, threads=threads, ahead=BATCHES_AHEAD * batch)) as loaded:
         for sample in loaded:
             if group and (len(group) == batch or sample.label.shape != group[0].label.shape):
                 yield _stack(group, step, 0)
@@ -124,12 +132,10 @@ def _permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch, _ORDER_STREAM]).permutation(count)
 
 
-def _in_order(
-    load: Callable[[int], _Loaded], positions: range, *, threads: int, ahead: int
-) -> Generator[_Loaded]:
+def in_order(load: Callable[[int], T], positions: range, *, threads: int, ahead: int) -> Generator[T]:
     """Yield load(position) for every position in order, with at most `ahead` of them under way."""
     with _one_thread_per_call(), ThreadPoolExecutor(threads, "gsto-loader") as pool:
-        pending = deque[Future[_Loaded]]()
+        pending = deque[Future[T]]()
         try:
             for position in positions:
                 pending.append(pool.submit(load, position))
@@ -153,7 +159,8 @@ def _one_thread_per_call() -> Iterator[None]:
 
 
 @contextmanager
-def _noting(which: str) -> Iterator[None]:
+def noting(which: str) -> Iterator[None]:
+    """Note on what is raised inside which sample was being loaded."""
     try:
         yield
     except Exception as error:

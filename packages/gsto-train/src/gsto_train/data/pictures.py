@@ -12,13 +12,16 @@ from gsto_train.errors import InputError
 _LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path, *, upright_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Read a picture as (H, W, 3) RGB, turned upright as its EXIF orientation says; grey becomes RGB.
 
-    Of 16-bit grey the high byte is kept. Raises InputError where the file does not decode to its end.
+    With `upright_size` (height, width) it is turned only where it has that size then. Of 16-bit grey the high
+    byte is kept. Raises InputError where the file does not decode to its end.
     """
     picture = _decode(path)
     upright = ImageOps.exif_transpose(picture)
+    if upright_size is not None and upright.size != upright_size[::-1]:
+        upright = picture
     if upright.mode.startswith("I"):
         upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
     return np.array(upright.convert("RGB"))
@@ -30,6 +33,19 @@ def read_label(path: Path, *, classes: int, ignore_label: int | None) -> NDArray
     `ignore_label` and 255 become 255. Raises InputError where the file does not decode, has several
     channels, or holds another value.
     """
+    values = read_values(path)
+    ignored = (values == IGNORE_LABEL) | (values == ignore_label)
+    check_values(
+        path, values, ignored | ((values >= 0) & (values < classes)), _allowed(classes, ignore_label)
+    )
+    return np.where(ignored, IGNORE_LABEL, values).astype(np.uint8)
+
+
+def read_values(path: Path) -> NDArray[np.integer]:
+    """Read a one-channel picture (grey or palette, 8 or 16 bits) as the (H, W) numbers that it stores.
+
+    Raises InputError where the file does not decode or has several channels.
+    """
     picture = _decode(path)
     if picture.mode not in _LABEL_MODES:
         raise InputError(
@@ -37,11 +53,13 @@ def read_label(path: Path, *, classes: int, ignore_label: int | None) -> NDArray
             f"with {len(picture.getbands())} channels; save indices, not colours"
         )
     values = np.asarray(picture)
-    ignored = (values == IGNORE_LABEL) | (values == ignore_label)
-    wrong = ~ignored & ((values < 0) | (values >= classes))
-    if wrong.any():
-        raise InputError(f"{path}: {_first_wrong(values, wrong)}; expected {_allowed(classes, ignore_label)}")
-    return np.where(ignored, IGNORE_LABEL, values).astype(np.uint8)
+    return values.astype(np.uint8) if picture.mode == "1" else values
+
+
+def check_values(path: Path, values: NDArray[np.integer], allowed: NDArray[np.bool], expected: str) -> None:
+    """Raise InputError with the first value that is not `allowed`, its place, and what was `expected`."""
+    if not allowed.all():
+        raise InputError(f"{path}: {_first_wrong(values, ~allowed)}; expected {expected}")
 
 
 def _decode(path: Path) -> Image.Image:
@@ -55,7 +73,7 @@ def _decode(path: Path) -> Image.Image:
         raise InputError(f"{path}: this picture does not decode ({reason}); replace or remove it") from error
 
 
-def _first_wrong(values: NDArray[np.generic], wrong: NDArray[np.bool]) -> str:
+def _first_wrong(values: NDArray[np.integer], wrong: NDArray[np.bool]) -> str:
     row, column = np.unravel_index(int(wrong.argmax()), wrong.shape)
     value, pixels = values[row, column], int(wrong.sum())
     return f"label value {value} out of range at row {row}, column {column} ({pixels} such pixels)"

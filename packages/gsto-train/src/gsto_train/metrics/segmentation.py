@@ -1,9 +1,13 @@
 """Semantic segmentation: one confusion matrix pooled over all pixels, and the scores read from it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+AbsentClasses = Literal["left out", "zero"]
+"""What a class that occurs neither in the truth nor in the prediction is to a mean over classes."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,19 @@ class ConfusionMatrix:
             raise ValueError(f"expected {len(self.counts)} classes, found {len(other.counts)}")
         self.counts += other.counts
 
-    def scores(self) -> SegmentationScores:
-        """Return the scores of all that was counted so far."""
+    def scores(self, *, absent: AbsentClasses = "left out") -> SegmentationScores:
+        """Return the scores of all that was counted so far.
+
+        `absent` classes, those without a score, are left out of the means, as cityscapesScripts does, or
+        count as "zero" in them, as the code of HRNet (and SCHP, for LIP) does: TP / max(1, TP + FP + FN)
+        over all K.
+        """
         correct, truth, predicted = self.counts.diagonal(), self.counts.sum(1), self.counts.sum(0)
         iou = _ratio(correct, truth + predicted - correct)
         return SegmentationScores(
-            mean_iou=_mean(iou),
+            mean_iou=_mean(iou, absent),
             pixel_accuracy=float(_ratio(correct.sum(), truth.sum())),
-            mean_accuracy=_mean(_ratio(correct, truth)),
+            mean_accuracy=_mean(_ratio(correct, truth), absent),
             iou=tuple(map(float, iou)),
         )
 
@@ -77,6 +86,9 @@ def _ratio(part: NDArray[np.int64] | np.int64, whole: NDArray[np.int64] | np.int
         return np.asarray(part / whole)
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    valid = values[~np.isnan(values)]
+def _mean(values: NDArray[np.float64], absent: AbsentClasses) -> float:
+    missing = np.isnan(values)
+    if absent == "zero" and not missing.all():
+        return float(np.where(missing, 0, values).mean())
+    valid = values[~missing]
     return float(valid.mean()) if valid.size else float("nan")

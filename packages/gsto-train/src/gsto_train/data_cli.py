@@ -1,0 +1,164 @@
+"""The command `gsto-data`; it imports nothing heavy before it is asked to do something."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Union
+
+import click
+
+from gsto_train.output import OutputError, give_up, standard_output
+
+if TYPE_CHECKING:
+    from gsto_train.data.check import SplitReport
+    from gsto_train.keypoint_check import KeypointReport
+    from gsto_train.resolve import Part
+    from gsto_train.settings import Settings
+
+FINE, PROBLEMS, WRONG_INPUT = 0, 1, 2
+"""Exit statuses."""
+
+_SHOWN = 20
+
+Checked = Union["SplitReport", "KeypointReport"]
+"""What is said of one part."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command with `arguments` (without: the process's) and exit with its status."""
+    try:
+        status = command.main(
+            None if arguments is None else list(arguments), "gsto-data", standalone_mode=False
+        )
+    except click.ClickException as error:
+        status = _fail(error.format_message(), WRONG_INPUT)
+    except (click.Abort, KeyboardInterrupt):
+        status = _fail("interrupted; nothing was written", 128 + signal.SIGINT)
+    except OutputError as error:
+        status = _fail(str(error), PROBLEMS)
+    except OSError as error:  # Of --help and --version, which print by themselves.
+        give_up()
+        status = _fail(f"{error.filename or 'standard output'}: {error.strerror}", PROBLEMS)
+    sys.exit(status)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="gsto-train", message="%(prog)s %(version)s")
+def command() -> None:
+    """Look at data sets."""
+
+
+@command.command()
+@click.argument("benchmark", metavar="BENCHMARK|FILE.toml")
+@click.option("--data", metavar="DIR", help="Folder of the pictures and their labels.")
+@click.option(
+    "--set",
+    "assignments",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change a setting, as in data.train_split=trainval; repeatable.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), help="That read pictures; default: one per processor."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report for machines.")
+def check(
+    benchmark: str, data: str | None, assignments: tuple[str, ...], threads: int | None, as_json: bool
+) -> int:
+    """Read every picture and label of a benchmark, and say what is missing, broken or odd.
+
+    Ends with 0 where nothing is missing or broken, 1 where something is, 2 where the question is wrong.
+    """
+    from gsto_spec import GstoError
+    from gsto_train.errors import InputError
+    from gsto_train.schema import assignment
+
+    try:
+        overrides = {**dict(map(assignment, assignments)), **({"data.folder": data} if data else {})}
+        settings = _settings(benchmark, overrides)
+        reports = _reports(settings, threads or os.cpu_count() or 1, as_json)
+    except (InputError, GstoError) as error:
+        return _fail(str(error), WRONG_INPUT)
+    problems = sum(report.problems for report in reports.values())
+    with standard_output():
+        if as_json:
+            click.echo(json.dumps(_as_json(benchmark, settings.data.folder, reports, problems), indent=1))
+        else:
+            _show(reports, problems)
+    return PROBLEMS if problems else FINE
+
+
+def _settings(benchmark: str, overrides: Mapping[str, object]) -> "Settings":
+    from gsto_train import benchmarks
+    from gsto_train.data.classes import existing_folder
+    from gsto_train.errors import InputError
+    from gsto_train.settings import resolve
+
+    settings = resolve(benchmarks.load(benchmark).values, overrides)
+    data = settings.data
+    if data.folder is not None:
+        existing_folder(data.folder)
+    elif data.kind not in ("scenes", "figures"):
+        raise InputError("setting 'data.folder' is missing: give the folder of pictures with --data DIR")
+    return settings
+
+
+def _reports(settings: "Settings", threads: int, as_json: bool) -> dict[str, "Checked"]:
+    """Check both parts; what keeps one from being opened at all is a finding of it."""
+    from gsto_train.data.check import SplitReport, absent_classes, check_split, shared_pictures
+    from gsto_train.data.findings import Finding
+    from gsto_train.errors import InputError
+    from gsto_train.report import Report
+    from gsto_train.resolve import PARTS, open_split
+    from gsto_train.settings import KEYPOINTS
+
+    reports, opened, progress = dict[str, "Checked"](), [], Report(json=as_json)
+    for part in PARTS:
+        try:
+            if settings.data.kind in KEYPOINTS:
+                reports[part] = _keypoint_report(settings, part)
+                continue
+            dataset = open_split(settings.data, part, skip_missing=True)
+        except InputError as error:
+            reports[part] = SplitReport(findings=[Finding("missing", str(error))])
+            continue
+        with progress.counting(f"reading {len(dataset)} pictures of {part}", len(dataset)) as count:
+            reports[part] = report = check_split(dataset, threads=threads, on_picture=count.advance)
+        if part == "train":
+            report.findings.extend(absent_classes(report, part))
+        opened.append(dataset)
+    if len(opened) == len(PARTS):
+        reports["val"].findings.extend(shared_pictures(*opened))
+    return reports
+
+
+def _keypoint_report(settings: "Settings", part: "Part") -> "Checked":
+    from gsto_train.keypoint_check import check_keypoints, open_leniently
+
+    return check_keypoints(open_leniently(settings, settings.data.folder, part))
+
+
+def _as_json(
+    benchmark: str, folder: str | None, reports: Mapping[str, "Checked"], problems: int
+) -> dict[str, object]:
+    parts = {part: report.as_json() for part, report in reports.items()}
+    return {"benchmark": benchmark, "folder": folder, "problems": problems, **parts}
+
+
+def _show(reports: Mapping[str, "Checked"], problems: int) -> None:
+    for part, report in reports.items():
+        first, *others = report.lines()
+        click.echo("\n".join([f"{part}: {first}", *others]))
+        for finding in report.findings[:_SHOWN]:
+            click.echo(f"  {finding.kind}: {finding.text}")
+        if len(report.findings) > _SHOWN:
+            click.echo(f"  and {len(report.findings) - _SHOWN} more findings; --json has them all")
+    click.echo(f"{problems} problems" if problems else "nothing is missing or broken")
+
+
+def _fail(message: str, status: int) -> int:
+    """Say what is wrong in one line, and return the exit status."""
+    click.echo(f"gsto-data: {' '.join(message.split())}", err=True)
+    return status

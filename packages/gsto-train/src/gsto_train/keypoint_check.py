@@ -1,0 +1,81 @@
+"""A walk over a keypoint data set: what is missing or broken, and how often each joint is labelled."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsto_train.data.findings import Finding
+from gsto_train.pose.coco import CocoKeypoints, SkeletonChoice
+from gsto_train.pose.figures import GeneratedFigures
+from gsto_train.pose.samples import KeypointDataset
+from gsto_train.resolve import Part
+from gsto_train.settings import Settings
+
+
+@dataclass
+class KeypointReport:
+    """What one part holds: pictures, boxes, and per joint the boxes with it labelled, and with it seen."""
+
+    joints: tuple[str, ...]
+    pictures: int
+    boxes: int
+    box_source: str
+    labelled: NDArray[np.int64]
+    visible: NDArray[np.int64]
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def problems(self) -> int:
+        """Number of findings that stand in the way: all but the odd ones."""
+        return sum(finding.kind != "odd" for finding in self.findings)
+
+    def as_json(self) -> dict[str, object]:
+        """Return the report as JSON has it."""
+        counts = zip(self.joints, self.labelled.tolist(), self.visible.tolist(), strict=True)
+        return {
+            "pictures": self.pictures,
+            "boxes": self.boxes,
+            "box_source": self.box_source,
+            "joints": {name: {"labelled": labelled, "visible": seen} for name, labelled, seen in counts},
+            "findings": [{"kind": finding.kind, "text": finding.text} for finding in self.findings],
+        }
+
+    def lines(self) -> list[str]:
+        """Return the counts for a person."""
+        width = max(map(len, self.joints))
+        rows = zip(self.joints, self.labelled, self.visible, strict=True)
+        return [
+            f"{self.boxes} {self.box_source} boxes in {self.pictures} pictures",
+            *(f"  {name:{width}}  labelled in {labelled}, seen in {seen}" for name, labelled, seen in rows),
+        ]
+
+
+def open_leniently(settings: Settings, folder: str | None, part: Part) -> KeypointDataset:
+    """Return one part of the data, without what is missing or broken; raises InputError."""
+    data, pose = settings.data, settings.pose
+    if folder is None:
+        count = {"train": data.train_figures, "val": data.val_figures}[part]
+        return GeneratedFigures(count, size=data.figure_size, seed=data.figure_seed, split=part)
+    train = (data.train_annotations, data.train_pictures, None)
+    val = (data.val_annotations, data.val_pictures, data.val_boxes)
+    annotations, pictures, boxes = {"train": train, "val": val}[part]
+    skeleton = SkeletonChoice(pose.pairs, pose.upper_joints, pose.oks_sigmas)
+    return CocoKeypoints(folder, annotations, pictures, boxes=boxes, skeleton=skeleton, skip_unreadable=True)
+
+
+def check_keypoints(dataset: KeypointDataset) -> KeypointReport:
+    """Report on a data set; of files, one opened with `skip_unreadable`, so that every picture is read."""
+    joints = dataset.skeleton.joints
+    states = np.array([person.joints[:, 2] for person in dataset.persons]).reshape(-1, len(joints))
+    report = KeypointReport(
+        joints,
+        len(dataset.pictures),
+        len(dataset.persons),
+        dataset.box_source,
+        np.asarray((states > 0).sum(0)),
+        np.asarray((states > 1).sum(0)),
+    )
+    if isinstance(dataset, CocoKeypoints):
+        report.findings.extend(dataset.findings)
+    return report

@@ -1,0 +1,1 @@
+"""Keypoints: data, crops, heatmaps, decoding, and the scores of poses."""

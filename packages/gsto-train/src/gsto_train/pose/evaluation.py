@@ -1,0 +1,161 @@
+"""From heatmaps to scores: poses of every box, those that stay, OKS AP and PCK."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsto_spec.backend import Predictor
+from gsto_train.metrics.keypoints import PercentageOfCorrectKeypoints, oks_scores
+from gsto_train.pose import nms
+from gsto_train.pose.decoding import Decoding, decode, merge_flipped
+from gsto_train.pose.loading import Cropping, evaluation_crops
+from gsto_train.pose.samples import KeypointDataset, Person
+from gsto_train.pose.skeleton import Skeleton
+from gsto_train.pose.targets import Codec
+from gsto_train.pose.transform import Floats, move, region_of
+
+PCK_THRESHOLD = 0.1
+"""Of the longer side of a person's box."""
+
+
+@dataclass(frozen=True)
+class PoseTest:
+    """The test procedure: everything between a box and a pose that is scored."""
+
+    cropping: Cropping
+    codec: Codec
+    decoding: Decoding = "quarter"
+    flip: bool = True
+    joint_threshold: float = 0.2
+    nms: float = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """What was found in a person's box: joints (K, 2) in the picture, and their scores (K,)."""
+
+    person: Person
+    joints: Floats
+    scores: Floats
+
+
+def predict_poses(
+    predictor: Predictor,
+    dataset: KeypointDataset,
+    test: PoseTest,
+    *,
+    batch: int,
+    threads: int,
+    on_scored: Callable[[int], None] = lambda count: None,
+) -> list[Pose]:
+    """Return a pose for every box; `on_scored` hears of each batch."""
+    poses = list[Pose]()
+    with closing(evaluation_crops(dataset, test.cropping, batch=batch, threads=threads)) as batches:
+        for crops in batches:
+            heatmaps = predict_heatmaps(predictor, crops.image, test, dataset.skeleton)
+            joints, scores = decode(heatmaps, test.codec, test.decoding)
+            for person, back, found, certain in zip(crops.persons, crops.back, joints, scores, strict=True):
+                poses.append(Pose(person, move(found, back), certain))
+            on_scored(len(crops.persons))
+    assert len(poses) == len(dataset.persons), f"scored {len(poses)} boxes of {len(dataset.persons)}"
+    return poses
+
+
+def predict_heatmaps(
+    predictor: Predictor, crops: NDArray[np.float32], test: PoseTest, skeleton: Skeleton
+) -> NDArray[np.floating]:
+    """Return the first output for crops (N, 3, H, W), averaged with their mirror's where the test flips."""
+    heatmaps = next(iter(predictor.predict(crops).values()))
+    if not test.flip:
+        return heatmaps
+    mirror = np.ascontiguousarray(crops[..., ::-1])
+    flipped = next(iter(predictor.predict(mirror).values()))
+    return merge_flipped(heatmaps, flipped, skeleton.mirrored, test.codec.flip_shift)
+
+
+def results(poses: Iterable[Pose], test: PoseTest, skeleton: Skeleton) -> list[dict[str, Any]]:
+    """Return the poses that stay, rescored, as COCO's results: x, y, score for every joint.
+
+    In each picture OKS-NMS drops poses that are too like a better one; without sigmas all stay.
+    """
+    by_picture = defaultdict[int, list[Pose]](list)
+    for pose in poses:
+        by_picture[pose.person.picture].append(pose)
+    return [
+        _result(pose, score)
+        for group in by_picture.values()
+        for pose, score in _staying(group, test, skeleton.sigmas)
+    ]
+
+
+def _staying(
+    poses: Sequence[Pose], test: PoseTest, sigmas: Sequence[float] | None
+) -> list[tuple[Pose, float]]:
+    scores = [nms.person_score(pose.person.score, pose.scores, test.joint_threshold) for pose in poses]
+    if sigmas is None:
+        return list(zip(poses, scores, strict=True))
+    cropping = test.cropping
+    areas = [region_of(pose.person.box, cropping.crop, cropping.box_scale).area for pose in poses]
+    joints = np.stack([pose.joints for pose in poses])
+    kept = nms.keep(joints, np.array(scores), np.array(areas), sigmas, test.nms)
+    return [(poses[i], scores[i]) for i in kept]
+
+
+def _result(pose: Pose, score: float) -> dict[str, Any]:
+    rows = np.concatenate([pose.joints, pose.scores[:, None]], axis=1)
+    return {
+        "image_id": pose.person.picture,
+        "category_id": 1,
+        "keypoints": rows.ravel().tolist(),
+        "score": score,
+    }
+
+
+def score_poses(poses: Sequence[Pose], dataset: KeypointDataset, test: PoseTest) -> dict[str, Any]:
+    """Return the scores as result.json has them.
+
+    OKS AP and AR where the joints have sigmas, against every annotation of the data set; with ground-truth
+    boxes PCK at 0.1 of a box's longer side too, over the persons that have one.
+    """
+    skeleton = dataset.skeleton
+    scores: dict[str, Any] = {"box_source": dataset.box_source}
+    if skeleton.sigmas is not None:
+        found = results(poses, test, skeleton)
+        scores |= oks_scores(dataset.pictures, dataset.annotations, found, skeleton.sigmas)
+    if dataset.box_source == "ground-truth":
+        count = PercentageOfCorrectKeypoints(len(skeleton.joints), PCK_THRESHOLD)
+        count.update(
+            np.stack([pose.person.joints for pose in poses]),
+            np.stack([pose.joints for pose in poses]),
+            np.stack([pose.person.box for pose in poses]),
+        )
+        scores["PCK"] = count.value()
+        scores["PCK_by_joint"] = dict(zip(skeleton.joints, count.by_joint(), strict=True))
+    return scores
+
+
+@dataclass(frozen=True, eq=False)
+class MeanPose:
+    """The same pose in every box: `offsets` (K, 2) from its centre, in units of its longer side."""
+
+    offsets: Floats
+
+    @classmethod
+    def fit(cls, persons: Sequence[Person]) -> "MeanPose":
+        """Return the mean of each joint over the persons where it is labelled; the centre where nowhere."""
+        joints = np.stack([person.joints for person in persons])
+        boxes = np.stack([person.box for person in persons])
+        centres, sides = boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:].max(axis=1)
+        labelled = joints[..., 2] > 0
+        offsets = (joints[..., :2] - centres[:, None]) / sides[:, None, None] * labelled[..., None]
+        return cls(offsets.sum(axis=0) / np.maximum(labelled.sum(axis=0), 1)[:, None])
+
+    def poses(self, persons: Sequence[Person]) -> list[Pose]:
+        """Return the pose in each person's box, every joint with score 1."""
+        certain = np.ones(len(self.offsets))
+        return [Pose(p, p.box[:2] + p.box[2:] / 2 + self.offsets * p.box[2:].max(), certain) for p in persons]
