@@ -16,13 +16,18 @@ nox.options.sessions = ["lint", "types", "imports", "repository", "tests", "conf
 ROOT = Path(__file__).parent
 PACKAGES = ("gsto-spec", "gsto-torch", "gsto-jax", "gsto-train")
 
-# A package under test, what is installed beside it, and what its environment must lack.
+# A package under test, what is installed beside it, what its environment must lack, and which tests it runs.
+ALL, ON_BACKENDS = "", "trains_and_scores or trains_on_a_backend"
 TEST_ENVIRONMENTS = [
-    nox.param("gsto-spec", [], ["torch", "jax", "flax"], id="gsto-spec"),
-    nox.param("gsto-torch", ["gsto-spec"], ["jax", "flax", "gsto_train"], id="gsto-torch"),
-    nox.param("gsto-jax", ["gsto-spec"], ["torch", "gsto_train"], id="gsto-jax"),
-    nox.param("gsto-train", ["gsto-spec", "gsto-torch"], ["jax", "flax"], id="gsto-train"),
+    nox.param("gsto-spec", [], ["torch", "jax", "flax"], ALL, id="gsto-spec"),
+    nox.param("gsto-torch", ["gsto-spec"], ["jax", "flax", "gsto_train"], ALL, id="gsto-torch"),
+    nox.param("gsto-jax", ["gsto-spec"], ["torch", "gsto_train"], ALL, id="gsto-jax"),
+    nox.param("gsto-train", ["gsto-spec", "gsto-torch"], ["jax", "flax"], ALL, id="gsto-train"),
+    nox.param("gsto-train", ["gsto-spec", "gsto-torch", "gsto-jax"], [], ON_BACKENDS, id="benchmarks"),
 ]
+
+# What a package's extras need, so that their tests run.
+OPTIONAL = {"gsto-spec": ["onnx", "onnxruntime"], "gsto-train": ["matplotlib", "tensorboardX"]}
 
 REFUSE_PRESENT = """
 import importlib.util, sys
@@ -57,7 +62,8 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Types of sources and tests (mypy --strict)."""
     install(session, "mypy", "nox", "hypothesis", "pytest", *map(folder, PACKAGES))
-    session.run("mypy", "noxfile.py", "conftest.py", "tests", "conformance")
+    session.run("mypy", "noxfile.py", "conftest.py", "tests", "conformance", "faults")
+    session.run("mypy", "packages/conftest.py")
     for package in PACKAGES:
         session.run("mypy", f"{folder(package)}/src", f"{folder(package)}/tests")
 
@@ -78,15 +84,15 @@ def repository(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("package, beside, absent", TEST_ENVIRONMENTS)
-def tests(session: nox.Session, package: str, beside: list[str], absent: list[str]) -> None:
-    """Tests of one package, as installed from its wheel, without the other frameworks."""
-    install(session, "hypothesis", "pytest", *map(folder, [*beside, package]))
+@nox.parametrize("package, beside, absent, chosen", TEST_ENVIRONMENTS)
+def tests(session: nox.Session, package: str, beside: list[str], absent: list[str], chosen: str) -> None:
+    """Tests of one package as installed from its wheel, without other frameworks; benchmarks with all."""
+    install(session, "hypothesis", "pytest", *map(folder, [*beside, package]), *OPTIONAL.get(package, ()))
     if package == "gsto-train":
         # The reference of Cityscapes' scores; what else it requires is for drawing and annotating.
         install(session, "--no-deps", "cityscapesscripts", "pyquaternion")
     session.run("python", "-c", REFUSE_PRESENT, *absent, log=False)
-    session.run("pytest", f"{folder(package)}/tests", *session.posargs)
+    session.run("pytest", f"{folder(package)}/tests", "-k", chosen, *session.posargs)
 
 
 def install_all(session: nox.Session) -> None:
@@ -107,6 +113,31 @@ def conformance_quick(session: nox.Session) -> None:
     install_all(session)
     session.run("pytest", "conformance/meta")
     session.run("python", "-m", "conformance", "--profile", "quick")
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Whether runs survive: killed, on failing disks, with damaged files; 25 minutes at most."""
+    install_all(session)
+    session.run("python", "-m", "faults", *session.posargs)
+
+
+@nox.session
+def memory(session: nox.Session) -> None:
+    """The memory estimate beside the bytes that torch really holds."""
+    install_all(session)
+    session.run("python", "-m", "conformance.memory", *session.posargs)
+
+
+@nox.session
+def conformance_onnx(session: nox.Session) -> None:
+    """Exported graphs, run by ONNX Runtime, against the definition."""
+    install_all(session)
+    install(session, "onnx", "onnxruntime")
+    checks = "outputs_at or inference_form or every_node_of_an_architecture"
+    backend = "conformance.onnx_backend:OnnxBackend"
+    options = ("--backend", backend, "--precision", "float32", "-k", checks)
+    session.run("python", "-m", "conformance", *options, *session.posargs)
 
 
 @nox.session

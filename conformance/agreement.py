@@ -88,7 +88,7 @@ def first_losses(backend: str, count: int = FIRST) -> Losses:
         job.graph, gsto_spec.initial_weights(job.graph, train.seed), job.training_terms(),
         device="cpu", precision="float64",
     )  # fmt: skip
-    batches = job.task.batches(job.graph, start_step=0, total_steps=count)
+    batches = job.task.batches(job.graph, start_step=0, total_steps=count, slots=range(train.batch))
     with closing(batches):
         losses = [
             trainer.step(batch.inputs, job.schedule.rate(batch.step, job.total_steps)) for batch in batches

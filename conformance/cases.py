@@ -51,7 +51,10 @@ class Case:
     @cached_property
     def key(self) -> str:
         """A short digest of all of it."""
-        digest = hashlib.sha256(f"{self.graph.to_json()}{self!r}".encode())
+        # The order of a set's names is another one in every process.
+        ordered = replace(self, training=replace(self.training, frozen=frozenset()))
+        words = f"{self.graph.to_json()}{ordered!r}{sorted(self.training.frozen)}"
+        digest = hashlib.sha256(words.encode())
         for name, array in self.given.items():
             digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:12]
@@ -190,10 +193,15 @@ def another_image(case: Case) -> Case:
     return replace(case, seed=case.seed + 1, given=dict(case.weights), drawn=case)
 
 
-def smallest_spread(graph: Graph, shape: tuple[int, int, int, int]) -> int:
+def smallest_spread(
+    graph: Graph, shape: tuple[int, int, int, int], frozen: frozenset[str] = frozenset()
+) -> int:
     """The fewest values per channel that a batch norm of the graph would take its statistics from."""
     shapes = graph.check(shape)
-    norms = [shapes[node.name] for node in graph.nodes if isinstance(node.op, BatchNorm)]
+    norms = [
+        shapes[node.name]
+        for node in graph.nodes if isinstance(node.op, BatchNorm) and node.operands[1] not in frozen
+    ]  # fmt: skip
     return min((n * h * w for n, _, h, w in norms), default=1_000_000)
 
 
@@ -229,6 +237,11 @@ class Subject:
 def subject(name: str, precision: str = "float64", device: str = "cpu") -> Subject:
     """A subject by the name that `--backend` takes."""
     return Subject(backend(name), name, device, precision)
+
+
+def trained_whole(case: Case) -> Case:
+    """The case with nothing frozen and its batch in one part: what every way to compute a gradient knows."""
+    return replace(case, training=replace(case.training, frozen=frozenset(), micro_batches=1))
 
 
 def with_objective(case: Case, objective: Objective) -> Case:

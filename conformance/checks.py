@@ -169,16 +169,38 @@ def training(subject: Subject, case: Case) -> None:
     """One step: losses, every gradient, running statistics, counts; then two more: statistics again."""
     noise.require_fair(case, subject.precision)
     trainer = subject.trainer(case)
-    losses = trainer.step(case.batch, RATE)
+    losses = step(subject, case, trainer)
     state = trainer.state()
     _counts(subject, case, state)
     answers = expected.training(case)
-    compare(subject, case, "losses", {name: float(value) for name, value in losses.items()})
+    compare(subject, case, "losses", losses)
     backwards = dict(reversed(answers.gradients.items()))
     compare(subject, case, "gradients", {name: state[f"{MOMENTUM}{name}"] for name in backwards})
     compare(subject, case, "statistics", {name: state[name] for name in answers.statistics})
     if subject.precision == "float64":
         _two_more_steps(subject, case, trainer)
+
+
+def step(subject: Subject, case: Case, trainer: Trainer, rate: float = RATE) -> dict[str, float]:
+    """The losses of a step that must be finite."""
+    told = {name: float(value) for name, value in trainer.step(case.batch, rate).items()}
+    finite = told.pop("finite", None)
+    Comparison(subject, case, "losses", across=False).agree("finite", finite, 1.0)
+    return told
+
+
+def rematerialized(subject: Subject, case: Case) -> None:
+    """One step with everything kept and one with parts computed twice: the same numbers."""
+    noise.require_fair(case, subject.precision, noise.CALM)
+    row, found = Comparison(subject, case, "rematerialised", across=False), []
+    for again in (False, True):
+        trainer = subject.trainer(replace(case, training=replace(case.training, rematerialize=again)))
+        losses = step(subject, case, trainer)
+        found.append({name: np.asarray(array) for name, array in (losses | trainer.state()).items()})
+    answers = expected.training(case)
+    gradients = {f"{MOMENTUM}{name}": quantity for name, quantity in answers.gradients.items()}
+    for name, quantity in {**answers.losses, **gradients, **answers.statistics}.items():
+        row.pointwise(name, found[1][name], found[0][name], tolerance.REMATERIALIZED * quantity.magnitude)
 
 
 def compare(subject: Subject, case: Case, check: str, got: Mapping[str, Any], row: str = "") -> None:
@@ -204,12 +226,12 @@ def _floor(quantity: Quantity, u: float) -> float:
 def _counts(subject: Subject, case: Case, state: Arrays) -> None:
     """What the backend really keeps: every tensor and no more, a slot for each learnt one, in its shape."""
     facts, graph = Comparison(subject, case, "counts"), case.graph
-    slots = {f"{MOMENTUM}{name}": shape for name, shape in graph.trainable.items()}
+    slots = {f"{MOMENTUM}{name}": shape for name, shape in case.training.learnt(graph).items()}
     wanted = {**graph.parameters, **slots}
     facts.agree("names of the state", sorted(state), sorted(wanted))
     for name, shape in wanted.items():
         facts.agree(name, np.shape(state[name]), shape)
-    learnt = sum(np.size(state[name]) for name in slots)
+    learnt = sum(np.size(state[name]) for name in graph.trainable)
     facts.agree("parameters", learnt, cost(graph, case.shape).parameters)
     kinds = {str(array.dtype) for array in state.values()}
     facts.agree("dtype of the state", kinds, {subject.precision})
@@ -232,8 +254,7 @@ def steps(subject: Subject, case: Case, schedule: Any, count: int) -> None:
     rates = tuple(schedule.rate(step, count) for step in range(count))
     trajectory.require_fair(case, rates, subject.precision)
     trainer = subject.trainer(case)
-    told = [trainer.step(case.batch, rate) for rate in rates]
-    losses = [{name: float(value) for name, value in each.items()} for each in told]
+    losses = [step(subject, case, trainer, rate) for rate in rates]
     kind = "SGD" if isinstance(case.training.optimizer, SGD) else "Adam"
     row = f"{kind}, {type(schedule).__name__}"
     comparison = Comparison(subject, case, row)

@@ -34,6 +34,11 @@ ALWAYS: dict[str, tuple[str, ...]] = {
     "ignore_label": ("255", "0", "-1"),
     "all pixels": ("equal", "different"),
     "choices": ("tied", "clear"),
+    "frozen": ("nothing", "some tensors", "a batch norm's weight"),
+    "rate factors": ("none", "some"),
+    "parts of a batch": ("one", "several"),
+    "in little memory": ("True", "False"),
+    "deterministic": ("True", "False"),
 }
 """What every run draws, whatever its profile."""
 OFTEN: dict[str, tuple[str, ...]] = {
@@ -79,6 +84,7 @@ def _features(case: Case) -> Iterator[tuple[str, str]]:
             yield "kernel", "learnt" if case.graph.leaves[node.operands[1]].trainable else "fixed"
     yield from case.graph.notes.items()
     yield from _objective_features(case)
+    yield from _ways(case)
     batch, _, height, width = case.shape
     yield "batch", "one image" if batch == 1 else "several images"
     yield "choices", "tied" if case.whole else "clear"
@@ -107,6 +113,18 @@ def _settings(op: Op) -> Iterator[tuple[str, str]]:
             yield "max_pool", "padded" if any(op.padding) else "plain"
         case _:
             pass
+
+
+def _ways(case: Case) -> Iterator[tuple[str, str]]:
+    training = case.training
+    yield "frozen", "some tensors" if training.frozen else "nothing"
+    norms = {node.operands[1] for node in case.graph.nodes if isinstance(node.op, BatchNorm)}
+    if norms & training.frozen:
+        yield "frozen", "a batch norm's weight"
+    yield "rate factors", "some" if training.rate_factors else "none"
+    yield "parts of a batch", "one" if training.micro_batches == 1 else "several"
+    yield "in little memory", str(training.rematerialize)
+    yield "deterministic", str(training.deterministic)
 
 
 def _objective_features(case: Case) -> Iterator[tuple[str, str]]:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conformance import noise
-from conformance.cases import Case, Subject
-from conformance.checks import MOMENTUM, RATE, compare, compare_inference
+from conformance.cases import Case, Subject, trained_whole
+from conformance.checks import MOMENTUM, compare, compare_inference, step
 
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]
@@ -24,6 +24,7 @@ Seen = tuple[Outputs, Outputs, Outputs]
 
 def compiled(subject: Subject, case: Case) -> None:
     """Outputs, and the gradients of one step, in the modes that other tests do not use."""
+    case = trained_whole(case)
     noise.require_fair(case, subject.precision)
     for mode, run in FRAMEWORKS[subject.name].items():
         with warnings.catch_warnings():
@@ -69,10 +70,10 @@ def _jax_eager(subject: Subject, case: Case) -> Seen:
 def _by_contract(subject: Subject, case: Case) -> Seen:
     outputs = subject.predictor(case.graph, case.weights).predict(case.image)
     trainer = subject.trainer(case)
-    losses = trainer.step(case.batch, RATE)
+    losses = step(subject, case, trainer)
     state = trainer.state()
-    slopes = {name: state[f"{MOMENTUM}{name}"] for name in case.graph.trainable}
-    return outputs, {name: np.asarray(float(loss)) for name, loss in losses.items()}, slopes
+    slopes = {name: state[f"{MOMENTUM}{name}"] for name in case.training.learnt(case.graph)}
+    return outputs, {name: np.asarray(loss) for name, loss in losses.items()}, slopes
 
 
 FRAMEWORKS: dict[str, dict[str, Callable[[Subject, Case], Seen]]] = {

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from conformance import rules
 from conformance.arithmetic import ORDERS
 from conformance.cases import Case
-from conformance.expected import KEPT, Quantities, inference, norms, training
+from conformance.expected import EXACT, KEPT, Quantities, inference, statistics_of, training
 from conformance.losses import Loss
 from conformance.oracle import OracleBackend, OracleTrainer
 from gsto_spec.backend import Batch
 from gsto_spec.graph import Node
 from gsto_spec.objective import CrossEntropy, Objective
-from gsto_spec.ops import Concat, MaxPool, Relu, Slice
+from gsto_spec.ops import BatchNorm, MaxPool, Relu
 from gsto_spec.reference import resize_bilinear
 
 Array = NDArray[Any]
@@ -32,8 +32,9 @@ Arrays = dict[str, Array]
 NUDGE = 1e-13
 AMPLIFIED = 3e4
 """Of a nudge, in magnitudes: rounding thus amplified would take three hundredths of `tolerance.MEANING`."""
+CALM = 3e3
+"""The same for `tolerance.REMATERIALIZED`, of which it would take a third."""
 ULP = float(np.finfo(np.float32).eps)
-EXACT = (Relu, Concat, Slice, MaxPool)
 DECIDED = 4.0
 """A choice is clear where its margin is so many times the strays' largest error at that node."""
 
@@ -64,13 +65,8 @@ def observe(trainer: OracleTrainer, case: Case) -> Observed:
     found = trainer.gradients(values, losses)
     total = sum(weight * loss.value for loss, weight in losses.values())
     each = {f"loss_{name}": np.asarray(loss.value) for name, (loss, _) in losses.items()}
-    statistics: Arrays = {}
-    for node, op in norms(case):
-        x, *_, mean, variance = node.operands
-        fresh = trainer.backend.running(op, trainer.weights[mean], trainer.weights[variance], values[x])
-        statistics |= dict(zip((mean, variance), fresh, strict=True))
-    gradients = {name: found[name] for name in case.graph.trainable}
-    return Observed({"loss": np.asarray(total), **each}, gradients, statistics, values)
+    gradients = {name: found[name] for name in trainer.learnt}
+    return Observed({"loss": np.asarray(total), **each}, gradients, statistics_of(trainer, values), values)
 
 
 class NudgedOracle(OracleBackend):
@@ -97,10 +93,13 @@ class NudgedOracle(OracleBackend):
         self, node: Node, operands: Sequence[Array], result: Array, upper: Array
     ) -> Sequence[Array | None]:
         found = super().backward(node, operands, result, upper)
-        sizes = rules.gradient_magnitudes(node.op, operands, result, upper, np.abs(upper))
-        return [
-            part if part is None else self._off(part, size) for part, size in zip(found, sizes, strict=True)
-        ]
+        return self._all_off(
+            found, rules.gradient_magnitudes(node.op, operands, result, upper, np.abs(upper))
+        )
+
+    def backward_frozen(self, op: BatchNorm, operands: Sequence[Array], upper: Array) -> list[Array | None]:
+        found = super().backward_frozen(op, operands, upper)
+        return self._all_off(found, rules.frozen_norm_gradient_magnitudes(op, operands, np.abs(upper)))
 
     def losses(
         self, objective: Objective, outputs: Arrays, magnitudes: Arrays, batch: Batch
@@ -114,6 +113,11 @@ class NudgedOracle(OracleBackend):
             value=self._off(np.asarray(loss.value), loss.value_magnitude),
             gradient=self._off(loss.gradient, loss.gradient_magnitude),
         )
+
+    def _all_off(self, found: Sequence[Array | None], sizes: Sequence[Array | None]) -> list[Array | None]:
+        return [
+            part if part is None else self._off(part, size) for part, size in zip(found, sizes, strict=True)
+        ]
 
     def _off(self, array: Array, size: Any) -> Array:
         return np.asarray(array + NUDGE * self.generator.standard_normal(array.shape) * size)
@@ -155,21 +159,21 @@ def off_by_ulps(trainer: OracleTrainer, seed: str) -> OracleTrainer:
     return trainer
 
 
-def require_conditioned(wanted: Quantities, strayed: Arrays) -> None:
+def require_conditioned(wanted: Quantities, strayed: Arrays, times: float = AMPLIFIED) -> None:
     """Raise `SetAside` where a nudge moves an answer further than any bound could follow."""
     for name, stray in strayed.items():
-        allowed = AMPLIFIED * NUDGE * wanted[name].magnitude
+        allowed = times * NUDGE * wanted[name].magnitude
         if (np.abs(stray - wanted[name].want) > allowed).any():
-            raise SetAside("rounding is amplified more than 30,000 times")
+            raise SetAside(f"rounding is amplified more than {times:,.0f} times")
 
 
-def require_fair(case: Case, precision: str) -> None:
+def require_fair(case: Case, precision: str, times: float = AMPLIFIED) -> None:
     """Raise `SetAside` where a training step has no answer that rounding leaves alone."""
     runs = strays(case, precision)
     wanted = training(case)
     if precision == "float64":
         for check in ("losses", "gradients", "statistics"):
-            require_conditioned(getattr(wanted, check), runs[0].of(check))
+            require_conditioned(getattr(wanted, check), runs[0].of(check), times)
     require_decided(case, wanted.values, [run.values for run in runs])
 
 

@@ -2,7 +2,7 @@
 
 Written apart from `gsto_spec.reference` and from every backend; `meta/test_meta_oracle.py` proves it equal to
 the former, and its gradients equal to the complex step through the former. Any real dtype, any order of
-summation. Batch norm here is training's; inference's is a value only.
+summation.
 """
 
 from __future__ import annotations
@@ -261,6 +261,17 @@ def _batch_norm_gradients(
     return [for_x, for_weight.reshape(-1), for_bias.reshape(-1), None, None]
 
 
+def frozen_norm_gradients(
+    op: BatchNorm, operands: Sequence[Array], upper: Array, sums: Arithmetic = PLAIN
+) -> Gradients:
+    """`gradients` of a batch norm that normalises by its running statistics."""
+    x = operands[0]
+    weight, _, mean, variance = _per_channel(*operands[1:])
+    deviation = np.sqrt(variance + x.dtype.type(op.eps))
+    for_weight = sums.total(upper * ((x - mean) / deviation), PIXELS).reshape(-1)
+    return [upper * (weight / deviation), for_weight, sums.total(upper, PIXELS).reshape(-1), None, None]
+
+
 # Resampling: a matrix for the rows and one for the columns
 
 
@@ -422,6 +433,15 @@ def gradient_magnitudes(
             return [rows.T @ magnitude @ columns, *[None] * (len(operands) - 1)]
         case _:
             return gradients(op, operands, result, magnitude)
+
+
+def frozen_norm_gradient_magnitudes(op: BatchNorm, operands: Sequence[Array], magnitude: Array) -> Gradients:
+    """What was summed for each of `frozen_norm_gradients`; `magnitude` is what was summed for `upper`."""
+    x = np.abs(operands[0])
+    weight, _, mean, variance = _per_channel(*operands[1:])
+    deviation = np.sqrt(variance + op.eps)
+    for_weight = (magnitude * ((x + np.abs(mean)) / deviation)).sum(axis=PIXELS)
+    return [magnitude * (np.abs(weight) / deviation), for_weight, magnitude.sum(axis=PIXELS), None, None]
 
 
 def _batch_norm_gradient_magnitudes(

@@ -103,7 +103,8 @@ MANY_STEPS = 1000
 def changes_batch(subject: Subject, case: Case) -> None:
     """One trainer steps on batches of two sizes, the second time from a state of many steps."""
     batch, channels, height, width = case.shape
-    larger = replace(another_image(case), shape=(batch + 1, channels, height + 1, width + 2))
+    more = case.training.micro_batches
+    larger = replace(another_image(case), shape=(batch + more, channels, height + 1, width + 2))
     for each in (case, larger):
         noise.require_fair(each, subject.precision)
     wanted = _both_steps(expected.oracle_trainer(case, subject.precision), case, larger)
@@ -151,6 +152,44 @@ def _identical(row: Comparison, got: State, want: State) -> None:
             f"kind of numbers of {name}", np.asarray(got[name]).dtype.kind, np.asarray(array).dtype.kind
         )
         row.identical(name, got[name], np.asarray(array))
+
+
+# Steps that are not finite
+
+
+def steps_over_what_is_not_finite(subject: Subject, case: Case) -> None:
+    """A step whose loss or gradient is not finite says so and changes nothing; the next is as if alone."""
+    row = Comparison(subject, case, "steps not finite", across=False)
+    broken = {**case.batch, "image": case.image.copy()}
+    broken["image"][-1] = np.nan
+    if expected.oracle_trainer(case, subject.precision).step(broken, RATE)["finite"]:
+        raise noise.SetAside("no loss depends on the picture that is not finite")
+    trainer, other = subject.trainer(case), subject.trainer(case)
+    for _ in range(2):  # before there are any slots, and when there are
+        before = _copies(trainer.state())
+        row.agree("finite", float(trainer.step(broken, RATE)["finite"]), 0.0)
+        _identical(row, trainer.state(), before)
+        for each in (trainer, other):
+            row.agree("finite", float(each.step(case.batch, RATE)["finite"]), 1.0)
+    _identical(row, trainer.state(), other.state())
+
+
+def names_what_is_not_finite(subject: Subject, case: Case, where: str, factors: Mapping[str, float]) -> None:
+    """Some tensors and the image, multiplied by so much, overflow `where`; looking for it changes nothing."""
+    row = Comparison(subject, case, "first not finite", across=False)
+    big = {
+        name: np.asarray(array, np.float64) * factors.get(name, 1.0) for name, array in case.weights.items()
+    }
+    weights = {name: array.astype(subject.precision) for name, array in big.items()}
+    image = (np.asarray(case.image, np.float64) * factors.get("image", 1.0)).astype(subject.precision)
+    trainer = subject.trainer(case, weights)
+    before = _copies(trainer.state())
+    batch = {**case.batch, "image": image}
+    row.agree("first not finite", str(trainer.first_not_finite(batch)), where)
+    _identical(row, trainer.state(), before)
+    row.agree("finite", float(trainer.step(batch, RATE)["finite"]), float(where == "None"))
+    if where != "None":
+        _identical(row, trainer.state(), before)
 
 
 # What must be refused

@@ -30,7 +30,7 @@ def small_cases(draw: st.DrawFn) -> Case:
     """A small graph with an objective; its optimiser shows the gradients."""
     graph, shape = draw(small_graphs())
     case = Case(graph, shape, draw(seeds), offset=draw(offsets))
-    return replace(case, training=draw(trainings(case.output_shapes)))
+    return replace(case, training=draw(trainings(case)))
 
 
 @st.composite
@@ -50,9 +50,45 @@ def resized_cases(draw: st.DrawFn) -> tuple[Case, tuple[int, int, int, int]]:
 
 
 @st.composite
-def trainings(draw: st.DrawFn, outputs: Shapes) -> Training:
-    """Any objective, and at times a momentum for every batch norm."""
-    return Training(draw(objectives(outputs)), SHOWS_GRADIENTS, draw(st.sampled_from([None, None, 0.3])))
+def trainings(draw: st.DrawFn, case: Case) -> Training:
+    """Any objective, at times a momentum for every batch norm, and every way to take a step."""
+    objective, momentum = draw(objectives(case.output_shapes)), draw(st.sampled_from([None, None, 0.3]))
+    return draw(ways(case, Training(objective, SHOWS_GRADIENTS, momentum)))
+
+
+@st.composite
+def ways(draw: st.DrawFn, case: Case, training: Training) -> Training:
+    """With tensors frozen or at rates of their own, in parts, with little memory, in a certain order."""
+    names = sorted(case.graph.trainable)
+    frozen = frozenset(draw(some_of(names[1:], st.just(True))))
+    training = replace(training, frozen=frozen, rate_factors=draw(some_of(names, rate_factors)))
+    parts = [count for count in range(1, case.shape[0] + 1) if _has_parts(case, frozen, count)]
+    return replace(
+        training,
+        micro_batches=draw(st.sampled_from(parts or [1])),
+        rematerialize=draw(st.sampled_from([False, False, True])),
+        deterministic=draw(st.sampled_from([False, False, False, True])),
+    )
+
+
+rate_factors = st.sampled_from([0.1, 0.5, 10.0, 0.0])
+
+
+@st.composite
+def some_of(draw: st.DrawFn, names: list[str], values: st.SearchStrategy[Any]) -> dict[str, Any]:
+    """Names, each with a value: none, mostly; else each with one chance in two, or all."""
+    share = draw(st.sampled_from([0, 0, 0, 1, 1, 2]))
+    return {name: draw(values) for name in names if share == 2 or (share and draw(st.booleans()))}
+
+
+def _has_parts(case: Case, frozen: frozenset[str], count: int) -> bool:
+    """Whether the batch can be cut into so many parts with statistics of their own."""
+    batch, *size = case.shape
+    part = (batch // count, size[0], size[1], size[2])
+    least = smallest_spread(case.graph, case.shape, frozen)
+    return batch % count == 0 and (
+        count == 1 or smallest_spread(case.graph, part, frozen) >= min(LEAST_SPREAD, least)
+    )
 
 
 # Objectives
@@ -118,6 +154,19 @@ def heads(classes: int, names: tuple[str, ...], stride: int) -> Graph:
     return build.graph(outputs)
 
 
+def deep() -> Graph:
+    """Two convolutions with a relu between, whose products can overflow one after another."""
+    build = GraphBuilder()
+    x = build.relu(build.conv2d("first", build.input(), 4))
+    return build.graph({"stage4": build.conv2d("second", x, 3)})
+
+
+def normed() -> Graph:
+    """A batch norm of the picture itself, and a convolution."""
+    build = GraphBuilder()
+    return build.graph({"stage4": build.conv2d("head", build.batch_norm("norm", build.input()), 3)})
+
+
 @st.composite
 def objective_cases(draw: st.DrawFn) -> Case:
     """Every loss with its edges: no valid label or one, all pixels equal, a batch of one."""
@@ -127,7 +176,7 @@ def objective_cases(draw: st.DrawFn) -> Case:
     shape = (draw(st.integers(1, 3)), 3, draw(st.integers(3, 13)), draw(st.integers(3, 13)))
     valid: Any = draw(st.sampled_from(["most", "most", "one", "none"]))
     case = Case(graph, shape, draw(seeds), valid=valid, tied=tied)
-    return replace(case, training=draw(trainings(case.output_shapes)))
+    return replace(case, training=draw(trainings(case)))
 
 
 @st.composite
@@ -135,7 +184,7 @@ def optimizer_cases(draw: st.DrawFn) -> tuple[Case, Poly | Steps, int]:
     """Every optimiser under every schedule for ten steps."""
     case = Case(heads(3, ("stage4", "stage3"), 2), (2, 3, 9, 11), draw(seeds))
     training = Training(Objective(), draw(optimizers), draw(st.sampled_from([None, 0.3])))
-    return replace(case, training=training), draw(schedules), 10
+    return replace(case, training=draw(ways(case, training))), draw(schedules), 10
 
 
 @st.composite
@@ -154,7 +203,7 @@ def tied_cases(draw: st.DrawFn) -> Case:
     maps = {"stage4": pooled, "stage3": build.relu(image)}
     graph = build.graph({name: build.conv2d(f"head.{name}", x, 3, bias=True) for name, x in maps.items()})
     case = Case(graph, (draw(st.integers(1, 2)), 3, 6, 7), draw(seeds), whole=True)
-    return image_as_parameter(replace(case, training=draw(trainings(case.output_shapes))))
+    return image_as_parameter(replace(case, training=draw(trainings(case))))
 
 
 @st.composite
@@ -165,7 +214,7 @@ def saturated_cases(draw: st.DrawFn) -> Case:
     x = build.concat([build.sigmoid(x, name="trunk/sigmoid"), build.softmax(x, name="trunk/softmax"), x])
     graph = build.graph({"stage4": build.conv2d("head", x, draw(st.integers(2, 4)), bias=True)})
     case = Case(graph, (2, 3, 4, 5), draw(seeds), offset=draw(st.sampled_from([100.0, -150.0])))
-    return replace(case, training=draw(trainings(case.output_shapes)))
+    return replace(case, training=draw(trainings(case)))
 
 
 @st.composite
@@ -303,7 +352,7 @@ def architectures(draw: st.DrawFn) -> Case:
     size = st.integers(17, 65)
     shape = (draw(st.integers(1, 3)), 3, draw(size), draw(size))
     case = Case(graph, shape, draw(seeds))
-    return replace(case, training=draw(trainings(case.output_shapes)))
+    return replace(case, training=draw(trainings(case)))
 
 
 @st.composite

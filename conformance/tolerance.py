@@ -37,6 +37,8 @@ Array = NDArray[Any]
 
 MEANING = 1e-10
 """float64: past this share of the magnitude summed it is another operation, not rounding."""
+REMATERIALIZED = 1e-12
+"""float64: the same between two runs of one backend, of which one computes a part of it twice."""
 STATES = 1e-9
 """float64: the same after up to ten optimiser steps."""
 SPREADS = 4.0

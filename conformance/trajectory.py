@@ -92,11 +92,12 @@ def scales(case: Case, rates: Rates) -> dict[str, float]:
         size = float(np.abs(array).max())
         if name in answers.statistics:
             found[name] = size + float(answers.statistics[name].magnitude.max())
-        elif name not in case.graph.trainable:
+        elif name not in answers.gradients:
             found[name] = size
         else:
             slope = float(answers.gradients[name].magnitude.max())
-            found |= _learnt_scales(case, name, size, slope, sum(rates))
+            factor = case.training.rate_factors.get(name, 1.0)
+            found |= _learnt_scales(case, name, size, slope, factor * sum(rates))
     return found
 
 

@@ -18,6 +18,7 @@ from conformance.mutants.__main__ import main, to_text, verdict
 from conformance.mutants.broken import Mutant
 from conformance.mutants.hunt import Outcome, Target, hunt, judged
 from conformance.oracle import OracleBackend
+from conformance.strategies import deep, normed
 from gsto_spec import Graph, GraphBuilder
 from gsto_spec.backend import Trainer, Training
 from gsto_spec.objective import SGD, Adam, CrossEntropy, Heatmap, Objective, Ohem
@@ -85,7 +86,14 @@ OPTIMIZERS: tuple[SGD | Adam, ...] = (SGD(), Adam(epsilon=1e-3, weight_decay=0.0
 TRAININGS = [
     Training(objective, optimizer, 0.3) for objective, optimizer in zip(OBJECTIVES, OPTIMIZERS, strict=True)
 ]
-CASES = [Case(everything(), (2, 3, 13, 14), 3, training) for training in TRAININGS]
+WAYS: dict[str, Any] = {
+    "frozen": frozenset({"norm.weight", "conv.weight"}), "rate_factors": {"square.weight": 10.0},
+    "micro_batches": 2,
+}  # fmt: skip
+CASES = [
+    Case(everything(), (2, 3, 13, 14), 3, training)
+    for training in (*TRAININGS, *(replace(each, **WAYS) for each in TRAININGS[:2]))
+]
 
 
 def few_values() -> Case:
@@ -112,6 +120,7 @@ def seen(backend: OracleBackend, precision: str) -> Iterator[tuple[str, Any]]:
     single = replace(few_values(), shape=(2, 3, 4, 5))
     yield from shown(Subject(backend, "it", precision=precision), single)
     yield from shown(Subject(backend, "it", precision=precision), undecided())
+    yield from overflowing(Subject(backend, "it", precision=precision))
     trainer = Subject(backend, "it", precision=precision).trainer(few_values())
     yield told(lambda: trainer.step(few_values().batch, 0.1))
     moon = Subject(backend, "it", "moon", precision)
@@ -127,9 +136,29 @@ def shown(subject: Subject, case: Case) -> Iterator[tuple[str, Any]]:
     before, _ = trainer.state(), trainer.predict(case.image)
     for rate in (0.1, 0.01):
         yield from trainer.step(case.batch, rate).items()
+    yield from not_finite(trainer, np.nan * case.image, case.batch)
     yield from [*trainer.state().items(), *before.items(), *start.items()]
     yield from trainer.predict(case.image).items()
     yield from loaded(subject, case, trainer)
+
+
+def not_finite(trainer: Trainer, image: Any, batch: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What is told of a step on another picture, and becomes of the state."""
+    broken = {**batch, "image": image}
+    yield "first", trainer.first_not_finite(broken)
+    yield from [*trainer.step(broken, 0.1).items(), *trainer.state().items()]
+
+
+def overflowing(subject: Subject) -> Iterator[tuple[str, Any]]:
+    """Steps whose gradients alone, and whose new statistics alone, are not finite."""
+    case = Case(deep(), (2, 3, 5, 7), training=Training(Objective(Heatmap((1e4,) * 3))))
+    largest = np.finfo(subject.precision).max / 1e3
+    weights = {**case.weights, "first.weight": case.weights["first.weight"] / np.float64(largest)}
+    image = case.image * np.float64(largest)
+    yield from not_finite(subject.trainer(case, weights), image, case.batch)
+    spread = Case(normed(), (2, 3, 5, 7))
+    huge = spread.image * np.float64(1e3 * np.finfo(subject.precision).max ** 0.5)
+    yield from not_finite(subject.trainer(spread), huge, spread.batch)
 
 
 def loaded(subject: Subject, case: Case, trainer: Trainer) -> Iterator[tuple[str, Any]]:

@@ -1,12 +1,13 @@
 """The oracle against the definition: values directly, gradients by the complex step through it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from conformance import expected, noise
 from conformance.cases import Case, image_as_parameter
@@ -17,8 +18,10 @@ from conformance.strategies import (
     statistics_cases,
     trained_architectures,
 )  # fmt: skip
-from gsto_spec import evaluate
+from gsto_spec import Graph, evaluate
+from gsto_spec.graph import Node
 from gsto_spec.objective import objective_value
+from gsto_spec.ops import BatchNorm, Conv2d, Parameter
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -37,7 +40,7 @@ few = settings(drawn, max_examples=6)
 @drawn
 @given(small_cases() | objective_cases() | statistics_cases())
 def test_values_in_training_are_the_definitions(case: Case) -> None:
-    outputs, statistics = evaluate(case.graph, case.weights, {"image": case.image}, train_mode=True)
+    outputs, statistics = by_definition(case, case.weights, case.image)
     losses = objective_value(case.training.objective, outputs, case.batch)
     answers = expected.training(case)
     within(answers.losses, losses)
@@ -45,6 +48,37 @@ def test_values_in_training_are_the_definitions(case: Case) -> None:
         within(answers.statistics, statistics)
     for name, node in case.graph.outputs.items():
         assert np.abs(answers.values[node] - outputs[name]).max() <= EXACT * (1 + np.abs(outputs[name]).max())
+
+
+def by_definition(
+    case: Case, weights: Arrays, image: Array, dtype: DTypeLike = np.float64
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Outputs and running statistics, one part of the batch after another, frozen norms as convolutions."""
+    graph, stored = without_frozen_norms(case, weights)
+    outputs: list[dict[str, Array]] = []
+    for part in np.split(image, case.training.micro_batches):
+        found, statistics = evaluate(graph, stored, {"image": part}, dtype, train_mode=True)
+        stored |= statistics
+        outputs.append(found)
+    kept = {name: stored[name] for name in case.graph.parameters if name not in case.graph.trainable}
+    running = {name: array for name, array in kept.items() if name.rpartition(".")[2].startswith("running")}
+    return {name: np.concatenate([each[name] for each in outputs]) for name in outputs[0]}, running
+
+
+def without_frozen_norms(case: Case, weights: Arrays) -> tuple[Graph, dict[str, Array]]:
+    """A batch norm by its running statistics is a convolution of every channel by itself."""
+    nodes, stored = list[Node](), dict(weights)
+    for node in case.graph.nodes:
+        if not (isinstance(node.op, BatchNorm) and node.operands[1] in case.training.frozen):
+            nodes.append(node)
+            continue
+        weight, bias, mean, variance = (np.asarray(stored[name]) for name in node.operands[1:])
+        scale = weight / np.sqrt(variance.astype(np.float64) + node.op.eps)
+        names = (f"{node.name}/scale", f"{node.name}/shift")
+        stored |= dict(zip(names, (scale.reshape(-1, 1, 1, 1), bias - mean * scale), strict=True))
+        nodes += [Node(name, Parameter(stored[name].shape)) for name in names]
+        nodes.append(Node(node.name, Conv2d(groups=len(weight)), (node.operands[0], *names)))
+    return replace(case.graph, nodes=tuple(nodes)), stored
 
 
 @drawn
@@ -71,7 +105,8 @@ def check_gradients(case: Case, seed: int) -> None:
     assume(fair(case))
     generator = np.random.default_rng(seed)
     gradients = {**gradients_of(case), "image": image_gradient(case)}
-    starts = {**{name: case.weights[name] for name in case.graph.trainable}, "image": case.image}
+    learnt = case.training.learnt(case.graph)
+    starts = {**{name: case.weights[name] for name in learnt}, "image": case.image}
     everywhere = {name: generator.standard_normal(array.shape) for name, array in starts.items()}
     directions = [everywhere, *(one_value(starts, generator) for _ in range(3))]
     for direction in directions:
@@ -116,7 +151,7 @@ def directional(case: Case, direction: Arrays) -> float:
             image = image + 1j * STEP * array
         else:
             weights[name] = weights[name] + 1j * STEP * array
-    outputs, _ = evaluate(case.graph, weights, {"image": image}, np.complex128, train_mode=True)
+    outputs, _ = by_definition(case, weights, image, np.complex128)
     loss: Any = objective_value(case.training.objective, outputs, case.batch)["loss"]
     return float(np.imag(loss) / STEP)
 

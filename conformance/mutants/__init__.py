@@ -16,13 +16,14 @@ from conformance.mutants import (
     optimizers,
     rare,
     training,
+    ways,
     weights,
 )
 from conformance.mutants.broken import Mutant
 
 GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "arithmetic": (arithmetic, gates, graphs),
-    "training": (training, objectives, optimizers, rare),
+    "training": (training, objectives, optimizers, ways, rare),
     "weights": (weights, loading),
 }
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from conformance.oracle import OracleBackend, OraclePredictor, OracleTrainer
 from gsto_spec import Graph
-from gsto_spec.backend import Batch, Training
+from gsto_spec.backend import Batch, Speed, Training
 from gsto_spec.graph import Node
 from gsto_spec.ops import Op
 
@@ -32,17 +32,18 @@ class Mutant(OracleBackend):
 
     def trainer(
         self, graph: Graph, weights: Mapping[str, Array], training: Training, *,
-        device: str = "auto", precision: str = "float32",
+        device: str = "auto", precision: str = "float32", speed: Speed = "fast",
     ) -> OracleTrainer:  # fmt: skip
         """A trainer of this mutant's class, for what the oracle would train."""
-        sound = super().trainer(graph, weights, training, device=device, precision=precision)
+        sound = super().trainer(graph, weights, training, device=device, precision=precision, speed=speed)
         return self.trains(self, graph, weights, sound.dtype, training)
 
     def predictor(
-        self, graph: Graph, weights: Mapping[str, Array], *, device: str = "auto", precision: str = "float32"
-    ) -> OraclePredictor:
+        self, graph: Graph, weights: Mapping[str, Array], *,
+        device: str = "auto", precision: str = "float32", speed: Speed = "fast",
+    ) -> OraclePredictor:  # fmt: skip
         """A predictor of this mutant's class, for what the oracle would predict with."""
-        sound = super().predictor(graph, weights, device=device, precision=precision)
+        sound = super().predictor(graph, weights, device=device, precision=precision, speed=speed)
         return self.predicts(self, graph, weights, sound.dtype)
 
 
@@ -124,9 +125,12 @@ class RewiresForInference(Rewires):
         return graph
 
     def predictor(
-        self, graph: Graph, weights: Mapping[str, Array], *, device: str = "auto", precision: str = "float32"
-    ) -> OraclePredictor:
-        return super().predictor(self.rebuilt(graph), weights, device=device, precision=precision)
+        self, graph: Graph, weights: Mapping[str, Array], *,
+        device: str = "auto", precision: str = "float32", speed: Speed = "fast",
+    ) -> OraclePredictor:  # fmt: skip
+        return super().predictor(
+            self.rebuilt(graph), weights, device=device, precision=precision, speed=speed
+        )
 
 
 class InPlaceTrainer(OracleTrainer):

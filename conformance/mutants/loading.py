@@ -11,7 +11,7 @@ import numpy as np
 from conformance.mutants.broken import Array, Mutant
 from conformance.oracle import OraclePredictor, OracleTrainer
 from gsto_spec import Graph
-from gsto_spec.backend import OPTIMIZER_PREFIX, Batch, Training
+from gsto_spec.backend import OPTIMIZER_PREFIX, Batch, Speed, Training
 from gsto_spec.weights import initial_weights
 
 # Parts that are not restored
@@ -75,16 +75,17 @@ class MissingDrawn(Mutant):
 
     def trainer(
         self, graph: Graph, weights: Mapping[str, Array], training: Training, *,
-        device: str = "auto", precision: str = "float32",
+        device: str = "auto", precision: str = "float32", speed: Speed = "fast",
     ) -> OracleTrainer:  # fmt: skip
         filled = {**initial_weights(graph), **weights}
-        return super().trainer(graph, filled, training, device=device, precision=precision)
+        return super().trainer(graph, filled, training, device=device, precision=precision, speed=speed)
 
     def predictor(
-        self, graph: Graph, weights: Mapping[str, Array], *, device: str = "auto", precision: str = "float32"
-    ) -> OraclePredictor:
+        self, graph: Graph, weights: Mapping[str, Array], *,
+        device: str = "auto", precision: str = "float32", speed: Speed = "fast",
+    ) -> OraclePredictor:  # fmt: skip
         filled = {**initial_weights(graph), **weights}
-        return super().predictor(graph, filled, device=device, precision=precision)
+        return super().predictor(graph, filled, device=device, precision=precision, speed=speed)
 
 
 class _FillingTrainer(OracleTrainer):

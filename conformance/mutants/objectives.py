@@ -150,14 +150,15 @@ class HardPerDevice(Mutant):
             objective_losses(objective, _at(outputs, n), _at(magnitudes, n), _at(batch, n))
             for n in range(len(batch["image"]))
         ]
-        return {name: (_mean([part[name][0] for part in each]), each[0][name][1]) for name in outputs}
+        return {name: (mean_of([part[name][0] for part in each]), each[0][name][1]) for name in outputs}
 
 
 def _at(arrays: Mapping[str, Array], number: int) -> Arrays:
     return {name: array[number : number + 1] for name, array in arrays.items()}
 
 
-def _mean(losses: list[Loss]) -> Loss:
+def mean_of(losses: list[Loss]) -> Loss:
+    """The mean of the losses of equal parts of a batch."""
     count = len(losses)
     return Loss(
         sum(loss.value for loss in losses) / count,

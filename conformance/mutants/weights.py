@@ -11,7 +11,7 @@ import numpy as np
 from conformance.mutants.broken import Array, Arrays, InPlaceTrainer, Mutant
 from conformance.oracle import OraclePredictor, OracleTrainer
 from gsto_spec import Graph
-from gsto_spec.backend import OPTIMIZER_PREFIX, Training
+from gsto_spec.backend import OPTIMIZER_PREFIX, Speed, Training
 from gsto_spec.ops import BatchNorm
 
 STEP = f"{OPTIMIZER_PREFIX}step"
@@ -59,16 +59,17 @@ class WeightsByOrder(Mutant):
 
     def trainer(
         self, graph: Graph, weights: Mapping[str, Array], training: Training, *,
-        device: str = "auto", precision: str = "float32",
+        device: str = "auto", precision: str = "float32", speed: Speed = "fast",
     ) -> OracleTrainer:  # fmt: skip
-        sound = super().trainer(graph, weights, training, device=device, precision=precision)
+        sound = super().trainer(graph, weights, training, device=device, precision=precision, speed=speed)
         _match_by_order(sound)
         return sound
 
     def predictor(
-        self, graph: Graph, weights: Mapping[str, Array], *, device: str = "auto", precision: str = "float32"
-    ) -> OraclePredictor:
-        sound = super().predictor(graph, weights, device=device, precision=precision)
+        self, graph: Graph, weights: Mapping[str, Array], *,
+        device: str = "auto", precision: str = "float32", speed: Speed = "fast",
+    ) -> OraclePredictor:  # fmt: skip
+        sound = super().predictor(graph, weights, device=device, precision=precision, speed=speed)
         _match_by_order(sound)
         return sound
 

@@ -30,7 +30,7 @@ def test_it_is_a_backend() -> None:
     assert isinstance(made, Backend)
     assert made.name == "jax"
     assert (made.process_index, made.process_count) == (0, 1)
-    assert made.precisions == ("float32", "tf32", "float64")
+    assert made.precisions == ("float32", "tf32", "float64", "bfloat16", "float16")
 
 
 def test_it_is_found_by_its_entry_point_where_it_is_installed() -> None:
@@ -46,6 +46,7 @@ def test_versions_name_what_computes() -> None:
     facts = JaxBackend().versions()
     assert facts["jax"] == jax.__version__
     assert facts.keys() >= {"jax", "jaxlib", "flax", "optax", "python"}
+    assert (facts["devices"], facts["processes"]) == (str(len(jax.devices())), "1")
     assert all(isinstance(value, str) for value in facts.values())
 
 
@@ -99,13 +100,16 @@ def test_a_precision_is_that_of_weights_and_predictions_whatever_x64_is(
         assert jax.config.read("jax_enable_x64") is outside  # type: ignore[no-untyped-call]
 
 
+KNOWN = "float32, tf32, float64, bfloat16, float16"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"precision": "flaot32"},
-         "precision: expected one of float32, tf32, float64, found flaot32 (nearest: float32)"),
+         f"precision: expected one of {KNOWN}, found flaot32 (nearest: float32)"),
         ({"precision": "bfloat8", "device": "cpu"},
-         "precision: expected one of float32, tf32, float64, found bfloat8 (nearest: float64)"),
+         f"precision: expected one of {KNOWN}, found bfloat8 (nearest: bfloat16)"),
         ({"precision": "tf32", "device": "cpu"}, "precision: expected float32 or float64 on cpu, found tf32"),
     ],
 )  # fmt: skip

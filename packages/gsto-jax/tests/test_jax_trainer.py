@@ -119,7 +119,7 @@ def test_steps_are_those_of_the_definition(training: Training) -> None:
     for step, rate in enumerate([0.1, 0.05, 0.2]):
         losses, weights, slots = step_by_definition(graph, weights, slots, training, batch_of(step), rate)
         found = trainer.step(batch_of(step), rate)
-        assert list(found) == list(losses)
+        assert list(found) == [*losses, "finite"]
         for name, value in losses.items():
             assert float(found[name]) == pytest.approx(value, rel=1e-11)
         state = trainer.state()
@@ -226,7 +226,7 @@ def test_both_forms_of_gsto_learn(form: Any, fusion_gate: Any) -> None:
 
 def test_losses_are_named_after_their_outputs_and_stay_on_the_device() -> None:
     losses = trainer_of(Training()).step(batch_of(0), 0.1)
-    assert list(losses) == ["loss", "loss_stage4", "loss_stage2"]
+    assert list(losses) == ["loss", "loss_stage4", "loss_stage2", "finite"]
     assert all(isinstance(loss, jax.Array) for loss in losses.values())
     assert float(losses["loss"]) == pytest.approx(
         float(losses["loss_stage4"]) + 0.3 * float(losses["loss_stage2"])

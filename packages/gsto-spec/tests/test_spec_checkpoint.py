@@ -170,6 +170,8 @@ def test_another_number_of_classes_is_refused_whole_and_initialises_when_asked(
     other = {name for name, shape in graph.parameters.items() if source.parameters[name] != shape}
     error = refusal(read, weights, graph)
     assert set(re.findall(r"([\w.]+) has shape", str(error))) == other == set(error.report.misshapen)
+    assert f"file has {GSTO.classes} classes, the graph 7" in str(error)
+    assert f"file has {GSTO.classes} classes, the graph 7\n" in str(error.report)
     assert "its backbone fits: to take that and leave the rest as initialised, say initialize" in str(error)
     found = read(weights, graph, initialize=True, seed=2)
     assert set(found.report.kept_as_initialized) == set(found.report.misshapen) == other
@@ -346,10 +348,10 @@ HUGE = json.dumps({"conv1.weight": {"dtype": "F32", "shape": [2**40, 2**20], "da
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"a poem", raw_safetensors(b"{}", length=2**63), raw_safetensors(b"{}", length=2**30),
+    [b"a poem", raw_safetensors(b"{}", length=2**63), raw_safetensors(b"{}", length=2**30),
      raw_safetensors(HUGE.encode()), raw_safetensors(b"[" * 100_000), raw_safetensors(b"\xff\xfe{}"),
      raw_safetensors(HUGE.encode().replace(b"F32", b"F8_E5M2"), bytes(64)), b"\x80\x04cos\nsystem\n."],
-    ids=["empty", "text", "endless header", "long header", "huge tensor", "deep", "not utf-8", "odd type",
+    ids=["text", "endless header", "long header", "huge tensor", "deep", "not utf-8", "odd type",
          "pickle"],
 )  # fmt: skip
 def test_a_broken_file_is_one_line_that_names_it(tmp_path: Path, data: bytes) -> None:
@@ -358,6 +360,20 @@ def test_a_broken_file_is_one_line_that_names_it(tmp_path: Path, data: bytes) ->
     with pytest.raises(WeightsError, match=r"a\.safetensors: expected a safetensors file, found ") as raised:
         read_checkpoint(path, build(PLAIN))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [(b"", "an empty file"), (raw_safetensors(b"{}"), "a file that holds no tensors")],
+    ids=["empty", "no tensors"],
+)
+def test_a_file_without_tensors_is_one_line_that_says_so(tmp_path: Path, data: bytes, found: str) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(data)
+    for initialize in (False, True):
+        with pytest.raises(WeightsError) as raised:
+            read_checkpoint(path, build(PLAIN), initialize=initialize)
+        assert str(raised.value) == f"{path}: expected a checkpoint, found {found}"
 
 
 def test_a_type_that_numpy_lacks_is_named(tmp_path: Path) -> None:
@@ -429,12 +445,8 @@ def test_a_file_of_nothing_that_the_graph_knows_is_refused_even_to_initialise_fr
 ) -> None:
     maker = GraphBuilder()
     graph = maker.graph({"stage4": maker.conv2d("head", maker.input(), 2)})
-    for tensors in ({}, ones(CLASSIFICATION)):
-        text = str(refusal(read, tensors, graph, initialize=True))
-        assert (
-            "nothing in it belongs to the architecture (of the architecture's 1 tensors the file has 0"
-            in text
-        )
+    text = str(refusal(read, ones(CLASSIFICATION), graph, initialize=True))
+    assert "nothing in it belongs to the architecture (of the architecture's 1 tensors the file has 0" in text
 
 
 def test_the_result_is_a_dict_that_can_be_copied(read: Callable[..., LoadedWeights]) -> None:

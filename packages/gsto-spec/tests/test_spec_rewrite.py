@@ -235,16 +235,17 @@ def run(*arguments: str) -> str:
 
 def test_the_command_tells_what_fired_what_not_and_the_cost_before_and_after() -> None:
     lines = run("gsto-hrnet-w18-small-v2", "--size", "64x96").splitlines()
-    assert lines[:3] == [
-        "fold-batch-norm: fired 215, left 0",
-        "hoist-gate: fired 22, left 24",
-        "  left 24: its kernel is 3x3, and only a 1x1 kernel sees one place at a time",
-    ]
-    assert "input 1 x 3 x 64 x 96" in lines
-    before, after = (line.split() for line in lines[-2:])
+    assert "fold-batch-norm: fired 215, left 0" in lines
+    place = lines.index("hoist-gate: fired 22, left 24")
+    assert lines[place + 1] == "  left 24: its kernel is 3x3, and only a 1x1 kernel sees one place at a time"
+    title = lines.index("input 1 x 3 x 64 x 96")
+    before, after = (line.split() for line in lines[title + 2 : title + 4])
     assert (before[0], after[0]) == ("before", "after")
     assert before[1] == "3,966,276"
-    assert before[3] == after[3]
+    assert int(before[3].replace(",", "")) > int(after[3].replace(",", ""))
+    nodes = {line.split()[0]: line.split()[1:] for line in lines[title + 5 :]}
+    assert nodes["batch_norm"] == ["215", "0"] and nodes["slice"][0] == "0"
+    assert nodes["all"][0] == "843"
 
 
 def test_the_command_tells_of_every_node_when_asked() -> None:
@@ -257,7 +258,8 @@ def test_the_command_tells_of_every_node_when_asked() -> None:
 
 
 def test_the_command_s_json_says_the_same() -> None:
-    told = json.loads(run("gsto-hrnet-w18-small-v2", "--size", "64x96", "--json"))
+    rules = ("--rule", "fold-batch-norm", "--rule", "hoist-gate")
+    told = json.loads(run("gsto-hrnet-w18-small-v2", "--size", "64x96", "--json", *rules))
     assert {"rule": "fold-batch-norm", "node": "bn1"} in told["fired"]
     assert len(told["fired"]) == 237 and len(told["not_fired"]) == 24
     assert {"rule", "node", "reason"} == set(told["not_fired"][0])
@@ -266,6 +268,16 @@ def test_the_command_s_json_says_the_same() -> None:
     assert before["convolutions"]["macs"] == after["convolutions"]["macs"]
     assert before["every-op"]["macs"] > after["every-op"]["macs"]
     assert "batch_norm" in before["every-op"]["by_op"] and "batch_norm" not in after["every-op"]["by_op"]
+    assert told["nodes"]["before"]["batch_norm"] == 215 and "batch_norm" not in told["nodes"]["after"]
+    assert told["graph_digest"]["before"] != told["graph_digest"]["after"]
+
+
+def test_the_command_drops_what_chosen_outputs_do_not_need() -> None:
+    plain = run("hrnetv2-w18-small-v1", "--size", "64x96", "--output", "stage4").splitlines()
+    assert not any(line.startswith("needed by no output") for line in plain)
+    lines = run("gsto-hrnet-w18-small-v2", "--size", "64x96", "--output", "stage2").splitlines()
+    (dropped,) = (line for line in lines if line.startswith("needed by no output: "))
+    assert int(dropped.split()[4]) > 100
 
 
 def test_the_command_refuses_an_unknown_architecture_in_one_line() -> None:

@@ -28,7 +28,7 @@ def test_it_is_a_backend() -> None:
     assert isinstance(made, Backend)
     assert made.name == "torch"
     assert (made.process_index, made.process_count) == (0, 1)
-    assert made.precisions == ("float32", "tf32", "float64")
+    assert made.precisions == ("float32", "tf32", "float64", "bfloat16", "float16")
 
 
 def test_it_is_found_by_its_entry_point_where_it_is_installed() -> None:
@@ -44,6 +44,7 @@ def test_versions_name_what_computes() -> None:
     facts = TorchBackend().versions()
     assert facts["torch"] == torch.__version__
     assert facts["threads"] == str(torch.get_num_threads())
+    assert facts["processes"] == "1"
     assert all(isinstance(value, str) for value in facts.values())
 
 
@@ -83,9 +84,11 @@ def test_a_precision_is_that_of_weights_and_predictions(precision: str, dtype: A
     ("options", "message"),
     [
         ({"precision": "flaot32"},
-         "precision: expected one of float32, tf32, float64, found flaot32 (nearest: float32)"),
+         "precision: expected one of float32, tf32, float64, bfloat16, float16, found flaot32 "
+         "(nearest: float32)"),
         ({"precision": "bfloat8", "device": "cpu"},
-         "precision: expected one of float32, tf32, float64, found bfloat8 (nearest: float64)"),
+         "precision: expected one of float32, tf32, float64, bfloat16, float16, found bfloat8 "
+         "(nearest: bfloat16)"),
         ({"precision": "tf32", "device": "cpu"}, "precision: expected float32 or float64 on cpu, found tf32"),
     ],
 )  # fmt: skip

@@ -185,7 +185,13 @@ def test_other_files_that_every_backend_reads_are_read_here_too(tmp_path: Path) 
     ("other", "texts"),
     [
         (replace(GSTO, widths=(3, 4, 6, 8)), ["stage4.1.branches.0.0.conv2.weight has shape (2, 2, 3, 3)"]),
-        (replace(GSTO, classes=5), ["last_layer.3.bias has shape (3,), expected (5,)", "its backbone fits"]),
+        (
+            replace(GSTO, classes=5),
+            [
+                "last_layer.3.bias has shape (3,), expected (5,)",
+                "; file has 3 classes, the graph 5; its backbone fits",
+            ],
+        ),
         (NARROW, ["att2.2.0.0.weight is not declared", "its backbone fits"]),
     ],
     ids=["width", "classes", "gates"],
@@ -201,6 +207,20 @@ def test_a_checkpoint_of_another_network_is_one_complete_list(
     wrong = {name for name, shape in source.parameters.items() if graph.parameters.get(name) != shape}
     assert all(f"{name} has shape" in text or f"{name} is not declared" in text for name in wrong)
     assert all(part in text for part in texts)
+    assert ("classes" in text) == (other == replace(GSTO, classes=5))
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_a_file_of_nothing_is_refused_in_a_few_words(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"")
+    with pytest.raises(WeightsError) as caught:
+        gsto_torch.read_checkpoint(path, build(GSTO))
+    assert str(caught.value) == f"{path}: expected a checkpoint, found an empty file"
+    saved({}, path) if name == "a.pth" else safetensors.numpy.save_file({}, path)
+    with pytest.raises(WeightsError) as caught:
+        gsto_torch.read_checkpoint(path, build(GSTO))
+    assert str(caught.value) == f"{path}: expected a checkpoint, found a file that holds no tensors"
 
 
 class Trap:

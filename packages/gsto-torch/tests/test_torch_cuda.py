@@ -13,6 +13,8 @@ from gsto_spec import Graph, HRNet, build, evaluate, initial_weights
 from gsto_spec.backend import Training
 from gsto_spec.objective import SGD, Adam, CrossEntropy, Objective, Ohem
 from gsto_torch.backend import TorchBackend
+from gsto_torch.batch_norm import synchronize
+from gsto_torch.processes import Processes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here")
 
@@ -109,3 +111,81 @@ def test_a_step_does_not_wait_for_the_device(training: Training) -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert float(losses["loss"]) > 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("optimizer", [SGD(), Adam()])
+@pytest.mark.parametrize("options", [{}, {"micro_batches": 2}, {"rematerialize": True}], ids=str)
+def test_a_step_that_is_not_finite_changes_nothing_and_does_not_wait(
+    options: dict[str, Any], optimizer: SGD | Adam, precision: str
+) -> None:
+    graph = gsto()
+    training = Training(Objective(CrossEntropy(ohem=Ohem(0.6, 500))), optimizer, **options)
+    trainer = TorchBackend().trainer(
+        graph, initial_weights(graph), training, device="cuda", precision=precision
+    )
+    broken = batch_of(1)
+    broken["image"][1, 0, 5, 5] = np.nan
+    for batch, finite in ((broken, 0.0), (batch_of(0), 1.0), (broken, 0.0)):
+        before = trainer.state()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            losses = trainer.step(batch, 0.01)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert float(losses["finite"]) == finite
+        after = trainer.state()
+        kept = before.keys() == after.keys() and all(
+            np.array_equal(before[name], after[name]) for name in before if "loss_scale" not in name
+        )
+        assert kept == (finite == 0)
+    assert trainer.first_not_finite(broken) == "image"
+
+
+@pytest.mark.parametrize("low", ["bfloat16", "float16"])
+def test_networks_learn_in_two_bytes(low: str) -> None:
+    graph = gsto()
+    trainer = TorchBackend().trainer(
+        graph, initial_weights(graph), Training(batch_norm_momentum=0.1), device="cuda", precision=low
+    )
+    losses = [float(trainer.step(batch_of(0), 0.02)["loss"]) for _ in range(10)]
+    assert losses[-1] < 0.95 * losses[0]
+
+
+def test_rematerialisation_changes_no_result() -> None:
+    graph, states = gsto(), []
+    for choice in (False, True):
+        trainer = TorchBackend().trainer(
+            graph, initial_weights(graph), Training(rematerialize=choice), device="cuda", precision="float64"
+        )
+        trainer.step(batch_of(0), 0.01)
+        states.append(trainer.state())
+    for name, array in states[0].items():
+        assert_allclose(states[1][name], array, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_deterministic_steps_are_the_same_bit_for_bit(precision: str) -> None:
+    graph, states = gsto("paper"), []
+    for _ in range(2):
+        trainer = TorchBackend().trainer(
+            graph, initial_weights(graph), Training(deterministic=True), device="cuda", precision=precision
+        )
+        for step in range(3):
+            trainer.step(batch_of(step), 0.01)
+        states.append(trainer.state())
+    assert all(np.array_equal(states[1][name], array) for name, array in states[0].items())
+
+
+def test_synchronised_norms_are_those_of_the_cpu() -> None:
+    results = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.BatchNorm2d(3, dtype=torch.float64)).to(device)
+        synchronize(model, Processes())
+        x = torch.randn((2, 3, 5, 6), dtype=torch.float64)
+        placed = x.to(device).requires_grad_()
+        (model(placed) * x.to(device).square()).sum().backward()
+        assert placed.grad is not None
+        results.append([placed.grad.cpu(), *(tensor.cpu() for tensor in model.state_dict().values())])
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)

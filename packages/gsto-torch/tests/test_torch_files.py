@@ -85,6 +85,17 @@ def test_a_model_in_inference_form_is_not_saved(tmp_path: Path) -> None:
         gsto_torch.save(gsto_torch.compile(graph), tmp_path / "model")
 
 
+@pytest.mark.parametrize("missing", ["nothing/graph.json", "graph.json", "model.safetensors", "card.json"])
+def test_a_model_that_is_not_there_is_named(missing: str, tmp_path: Path) -> None:
+    gsto_torch.save(trained(), tmp_path)
+    (tmp_path / missing).unlink(missing_ok=True)
+    with pytest.raises(WeightsError) as caught:
+        gsto_torch.load((tmp_path / missing).parent)
+    assert str(caught.value) == (
+        f"{tmp_path / missing}: a saved model has graph.json, model.safetensors and card.json"
+    )
+
+
 def test_a_broken_model_is_named(tmp_path: Path) -> None:
     gsto_torch.save(trained(), tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")

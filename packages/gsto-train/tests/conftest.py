@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from gsto_train.cli import main
+from gsto_train.pose.figures import GeneratedFigures
 
 HERE = Path(__file__).parent
 
@@ -128,7 +129,36 @@ def command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Command:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gsto_train.files.PAUSE", 0.0)
     return Command(pictures, capfd)
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """COCO 2017 in HRNet's layout: pictures of one figure each, and a detector's file with a box too many."""
+    root = tmp_path / "coco"
+    for split, count in (("train", 3), ("val", 2)):
+        figures = GeneratedFigures(count, split=split)
+        pictures = root / "images" / f"{split}2017"
+        pictures.mkdir(parents=True)
+        images = []
+        for person in figures.persons:
+            image, name = figures.image(person), f"{person.picture:012d}.jpg"
+            Image.fromarray(image).save(pictures / name)
+            height, width = image.shape[:2]
+            images.append({"id": person.picture, "file_name": name, "height": height, "width": width})
+        category = {"id": 1, "name": "person", "keypoints": figures.skeleton.joints}
+        table = {"images": images, "annotations": [*figures.annotations], "categories": [category]}
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / f"annotations/person_keypoints_{split}2017.json").write_text(json.dumps(table))
+    boxes = [
+        {"image_id": person.picture, "category_id": 1, "bbox": person.box.tolist(), "score": score}
+        for person in figures.persons for score in (0.9, 0.01)
+    ]  # fmt: skip
+    detections = root / "person_detection_results" / "COCO_val2017_detections_AP_H_56_person.json"
+    detections.parent.mkdir()
+    detections.write_text(json.dumps(boxes))
+    return root
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -301,15 +301,6 @@ def test_a_backend_of_ones_own_is_given_by_module_and_attribute(command: Any) ->
     assert "has no LinaerBackend (nearest: LinearBackend)" in command("--output", "run").failure
 
 
-def test_a_backend_started_in_several_processes_is_refused(
-    command: Any, linear: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(linear.LinearBackend, "process_count", 2)
-    failed = command("--output", "run")
-    assert failed.status == 2
-    assert "runs in one process, found 2" in failed.failure
-
-
 def test_the_backend_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gsto_spec.backend import backends
 from gsto_train import benchmarks
 from gsto_train.data.augment import resize
 from gsto_train.data.files import LabelledFiles
@@ -97,10 +98,45 @@ def assigned(*assignments: str) -> list[str]:
     return [part for each in assignments for part in ("--set", each)]
 
 
+@pytest.mark.parametrize("backend", ["linear", "torch", "jax"])
+def test_the_benchmark_trains_and_scores(tmp_path: Path, command: Any, backend: str) -> None:
+    if backend != "linear" and backend not in backends():
+        pytest.skip(f"the backend {backend} is not installed")
+    command.backend = backend
+    streets = write_streets(tmp_path / "camvid")
+    small = assigned("train.steps=3", "train.batch=2", "data.crop=[16,16]")
+    place = ("--data", str(streets), "--output", "run", "--architecture", "linear_backend:graph")
+    done = command("--benchmark", "camvid", *place, *small, new=False)
+    assert done.status == 0, done.error
+    result = json.loads(Path("run/result.json").read_text())
+    assert len(result["metrics"]["iou"]) == 11 and result["pictures"] == {"training": 3, "validation": 2}
+
+
+def write_streets(root: Path) -> Path:
+    """CamVid in SegNet's layout: lists of "image label", classes 0..10 and 11 for void."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 3), ("test", 2)):
+        lines = []
+        for number in range(count):
+            names = f"{split}/{number}.png", f"{split}annot/{number}.png"
+            arrays = (
+                generator.integers(0, 256, (18, 24, 3), np.uint8),
+                generator.integers(0, 12, (18, 24), np.uint8),
+            )
+            for name, array in zip(names, arrays, strict=True):
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(root / name)
+            lines.append(" ".join(names))
+        (root / f"{split}.txt").write_text("\n".join(lines))
+    return root
+
+
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f"no real streets at {CAMVID}")
 def test_real_streets_train_and_score(command: Any) -> None:
     place = ("--data", str(CAMVID), "--output", "run", "--architecture", "linear_backend:graph")
-    small = assigned("train.steps=60", "train.learning_rate=0.1", "data.crop=[64,64]")
+    small = assigned(
+        "train.steps=60", "train.learning_rate=0.1", "data.crop=[64,64]", "data.val_list=val.txt"
+    )
     done = command("--benchmark", "camvid", *place, *small, new=False)
     assert done.status == 0, done.error
     result = json.loads(Path("run/result.json").read_text())

@@ -12,6 +12,7 @@ from PIL import Image
 from gsto_spec.backend import backends
 from gsto_spec.weights import load_directory
 from gsto_train import benchmarks
+from gsto_train.metrics.keypoints import COCO_NAMES
 from gsto_train.pose.evaluation import MeanPose
 from gsto_train.pose.figures import GeneratedFigures
 from gsto_train.pose.loading import Cropping, evaluation_crops, pose_batches
@@ -275,6 +276,25 @@ def test_the_coco_recipes_are_those_of_the_paper(name: str) -> None:
     assert benchmark.record.average_precision == scores[name]
     width = "w32" if "w32" in name else "w48"
     assert settings.architecture.name == f"pose-{'hrnet' if name.endswith('hrnet') else 'gsto-hrnet'}-{width}"
+
+
+@pytest.mark.parametrize("backend", ["linear", "torch", "jax"])
+def test_the_benchmark_trains_and_scores(coco: Path, command: Any, backend: str) -> None:
+    if backend != "linear" and backend not in backends():
+        pytest.skip(f"the backend {backend} is not installed")
+    command.backend = backend
+    settings = ("train.steps=2", "train.batch=2", "data.crop=[32,24]")
+    place = ("--data", str(coco), "--output", "run", "--architecture", "linear_backend:graph")
+    assignments = [part for each in settings for part in ("--set", each)]
+    done = command("--benchmark", "coco-keypoints-w32", *place, *assignments, new=False)
+    assert done.status == 0, done.error
+    result = result_of("run")
+    assert result["box_source"] == "detector" and set(COCO_NAMES) <= set(result["metrics"])
+    assert result["persons"] == {"training": 3, "validation": 4}
+    assert result["protocol"] == (
+        "detector boxes x 1.25, crops 32x24, flip test (mirrored heatmaps moved by 1 pixel), "
+        "quarter-pixel refinement, OKS-NMS 0.9"
+    )
 
 
 @pytest.mark.parametrize("backend", backends())

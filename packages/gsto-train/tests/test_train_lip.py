@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from gsto_spec.backend import backends
 from gsto_train.data.augment import Augmentation, augment
 from gsto_train.data.lip import CLASSES, FLIP_PAIRS, Lip, mirrored
+from gsto_train.data.resized import Resized
 from gsto_train.data.samples import Sample
 from gsto_train.errors import InputError
 
@@ -79,8 +81,11 @@ def test_lists_of_two_to_four_columns_are_read(tree: Path, columns: int) -> None
     (tree / "trainList.txt").write_text(" ".join(row[:columns]) + "\n")
     dataset = Lip(tree, "trainList.txt")
     assert len(dataset) == 1 and dataset[0].label.max() == 19
-    (tree / LABELS / folders[2] / f"{name}.png").write_bytes(b"broken")
-    assert [finding.kind for finding in dataset.inspect(0)] == (["broken"] if columns > 2 else [])
+    given = dataset[0].mirrored_label
+    if columns == 2:
+        assert given is None
+    else:
+        assert given is not None and np.array_equal(given, mirrored(dataset[0].label))
 
 
 def test_lists_with_paths_from_the_data_sets_folder_are_read(tmp_path: Path) -> None:
@@ -120,13 +125,44 @@ def test_reversed_labels_that_break_the_rule_are_found(tree: Path) -> None:
     Image.fromarray(dataset[0].label[:, ::-1]).save(path)
     (finding,) = dataset.inspect(0)
     assert finding.kind == "odd" and finding.text.startswith(f"{path}: is not its label mirrored")
+    assert "training takes it as it is" in finding.text
 
 
 def test_reversed_labels_are_found_beside_their_folder_too(tree: Path) -> None:
     (tree / LABELS / "train_segmentations_reversed").rename(tree / "train_segmentations_reversed")
     for path in (tree / "train_segmentations_reversed").iterdir():
         path.write_bytes(b"broken")
-    assert [finding.kind for finding in Lip(tree, "train").inspect(0)] == ["broken"]
+    assert "does not decode" in message(lambda: Lip(tree, "train")[0])
+
+
+def test_a_reversed_label_of_another_size_is_refused(tree: Path) -> None:
+    dataset = Lip(tree, "train")
+    path = tree / LABELS / "train_segmentations_reversed" / f"{Path(dataset[0].name).stem}.png"
+    Image.new("L", (3, 2)).save(path)
+    assert message(lambda: dataset[0]).startswith(f"{path}: this reversed label is 3x2, its label ")
+
+
+def test_a_mirrored_crop_has_the_reversed_label_that_the_data_set_gives(tree: Path) -> None:
+    dataset = Lip(tree, "train")
+    by_rule = replace(dataset[0], mirrored_label=None)
+    other = replace(dataset[0], mirrored_label=np.full_like(dataset[0].label, 7))
+    settings = Augmentation((9, 9), None, (0.5, 1.3), True, FLIP_PAIRS)
+    flipped = 0
+    for seed in range(8):
+        given, rule, changed = (
+            augment(sample, settings, np.random.default_rng(seed)) for sample in (dataset[0], by_rule, other)
+        )
+        assert np.array_equal(given.label, rule.label) and np.array_equal(given.image, rule.image)
+        assert set(np.unique(changed.label)) <= {7, 255} or np.array_equal(changed.label, rule.label)
+        flipped += not np.array_equal(changed.label, rule.label)
+    assert 0 < flipped < 8
+
+
+def test_a_resized_sample_keeps_its_reversed_label_in_step(tree: Path) -> None:
+    dataset = Resized(Lip(tree, "train"), (17, 23))
+    for index in range(len(dataset)):
+        given = dataset[index].mirrored_label
+        assert given is not None and np.array_equal(given, mirrored(dataset[index].label))
 
 
 def test_what_is_missing_or_wrong_is_named(tree: Path) -> None:

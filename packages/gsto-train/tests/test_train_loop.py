@@ -60,7 +60,7 @@ def test_a_run_learns_beats_the_constant_and_leaves_everything(command: Any, rea
     assert result["seconds"] > 0
     assert {path.name for path in Path("run").iterdir()} == {
         "baselines.json", "checkpoints", "config.json", "environment.json", "evaluations.jsonl", "graph.json",
-        "metrics.jsonl", "model", "result.json",
+        "metrics.jsonl", "model", "result.json", "timings.jsonl",
     }  # fmt: skip
     assert read_lines(Path("run/evaluations.jsonl"))[-1]["mean_iou"] == result["metrics"]["mean_iou"]
 
@@ -93,7 +93,7 @@ def test_no_step_waits_for_a_loss_but_all_are_checked_when_one_is_logged(
     reads: list[int] = []
     linear.events.before_step = lambda step: reads.append(linear.events.reads)
     command("--output", "run")
-    per_step = 2  # loss and loss_stage4
+    per_step = 3  # loss, loss_stage4 and finite
     assert [count // per_step for count in reads] == [0, *[1] * 4, *[5] * 5, *[10] * 5, *[15] * 5]
     assert linear.events.reads == 20 * per_step
 
@@ -191,6 +191,25 @@ def test_scores_along_the_way_are_kept_and_change_nothing(command: Any, read_lin
     assert same(state("plain", 20), state("scored", 20))
 
 
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_the_last_or_the_best_network_is_left_with_its_own_scores(
+    command: Any, read_lines: Lines, keep: str
+) -> None:
+    settings = ("train.evaluate_every=4", "train.learning_rate=0.5", "train.power=0.01", f"train.keep={keep}")
+    assert command("--output", "run", settings=settings).status == 0
+    scores = {line["step"]: line["mean_iou"] for line in read_lines(Path("run/evaluations.jsonl"))}
+    best = max(scores, key=lambda step: scores[step])
+    assert best != 20
+    result = json.loads(Path("run/result.json").read_text())
+    step = best if keep == "best" else 20
+    assert result["model"] == {"keep": keep, "step": step}
+    assert result["metrics"]["mean_iou"] == scores[step]
+    assert best in [int(path.name[5:]) for path in Path("run/checkpoints").iterdir()]
+    graph, weights, card = load_directory("run/model")
+    assert card["model"] == result["model"]
+    assert same(weights, {name: state("run", step)[name] for name in graph.parameters})
+
+
 def spoil(step: int, tensors: str, name: str) -> Callable[[int], None]:
     """Put a nan into one of the trainer's tensors just before a step."""
 
@@ -209,7 +228,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_naming_step_and_picture(
     failed = command("--output", "run", settings=("train.batch=1", "train.checkpoint_every=5"))
     _, index = sample_at(6, count=4, seed=0)
     assert failed.status == 1
-    assert f"loss nan at step 7 is not finite, on {pictures / f'{index}.png'};" in failed.failure
+    named = f"the first that is not finite is head; on {pictures / f'{index}.png'};"
+    assert f"loss nan at step 7 is not finite, {named}" in failed.failure
     assert "that of step 5 is kept" in failed.failure
     assert [path.name for path in Path("run/checkpoints").iterdir()] == ["step-000005"]
 

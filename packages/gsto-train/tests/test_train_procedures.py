@@ -365,3 +365,24 @@ def test_a_large_picture_is_scored_without_an_array_of_classes_by_pixels() -> No
     finally:
         tracemalloc.stop()
     assert peak < 19 * 512 * 1024 * 4 * 0.9
+
+
+@given(SEEDS, st.booleans())
+def test_exponentials_of_logits_past_what_float64_holds_are_scaled_by_one_factor_a_picture(
+    seed: int, flip: bool
+) -> None:
+    """A barely trained network's logits may be thousands; taking off a constant changes no answer."""
+    images, weak = pictures(seed, 12, 10), lopsided(seed)
+    shift = np.array([5000.0, 690.0])[:, None, None, None]
+
+    def strong(images: Floats) -> Floats:
+        return np.asarray(weak(images) + shift)
+
+    procedure = Procedure(
+        scales=(0.5, 1.0), window=(6, 6), window_above=0.6, flip=flip, aggregation="exponentials"
+    )
+    plain, found = (scores(Network(function), images, procedure) for function in (weak, strong))
+    assert np.isfinite(found).all() and (found > 0).all()
+    # A number near 5000 is known to 5e-13, and a dozen of them are rounded on the way to a score.
+    ratio = found / plain
+    np.testing.assert_allclose(ratio, ratio[:, :1, :1, :1] * np.ones_like(ratio), rtol=1e-11)

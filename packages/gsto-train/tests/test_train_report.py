@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from gsto_train.report import Report, duration
+from gsto_train.stopwatch import Pace
 
 
 @pytest.mark.parametrize(
@@ -29,16 +30,19 @@ def lines_at(
     with Report().training(start, total) as lines:
         for step in steps:
             lines.stepped(step)
-            lines.logged({"step": step, "epoch": 2, "loss": 1.25, "learning_rate": 0.015})
+            record = {"step": step, "epoch": 2, "loss": 1.25, "learning_rate": 0.015}
+            lines.logged(record, Pace(31.4159, 0.0625))
 
 
 def test_the_time_left_comes_from_the_steps_of_this_session(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     lines_at([1000, 1030, 1050], [110, 120], start=100, total=150, monkeypatch=monkeypatch)
+    losses = "epoch 2  loss 1.2500  learning rate 0.01500"
+    pace = "31.4 images/s, 6% waiting for data"
     assert capfd.readouterr().err.splitlines() == [
-        "step 110/150  epoch 2  loss 1.2500  learning rate 0.01500  2 min 00 s left",
-        "step 120/150  epoch 2  loss 1.2500  learning rate 0.01500  1 min 15 s left",
+        f"step 110/150  {losses}  {pace}  2 min 00 s left",
+        f"step 120/150  {losses}  {pace}  1 min 15 s left",
     ]
 
 

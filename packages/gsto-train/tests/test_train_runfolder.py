@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gsto_train.errors import InputError
+from gsto_train.journal import Journal
 from gsto_train.runfolder import CONFIG, RunFolder
 
 
@@ -64,14 +65,15 @@ def test_a_file_that_is_no_json_object_is_named(tmp_path: Path, content: str) ->
 
 
 def test_truncating_keeps_whole_lines_up_to_a_step(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
+    folder, journal = RunFolder(tmp_path), Journal(tmp_path / "metrics.jsonl")
     for step in (1, 5, 10):
-        folder.append("metrics.jsonl", {"step": step})
+        journal.add({"step": step})
+    journal.flush()
     with open(tmp_path / "metrics.jsonl", "ab") as file:
         file.write(b'{"step": Infinity}\n\xff{"step": 3')
-    folder.truncate("metrics.jsonl", 5)
+    assert folder.truncate("metrics.jsonl", 5) == [{"step": 1}, {"step": 5}]
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 5}\n'
-    folder.truncate("absent.jsonl", 5)
+    assert folder.truncate("absent.jsonl", 5) == []
     assert not (tmp_path / "absent.jsonl").exists()
 
 

@@ -34,6 +34,9 @@ def refused(*assignments: str) -> str:
     [
         ("train.lerning_rate=3", "'train.lerning_rate' (did you mean 'train.learning_rate'?)"),
         ("learning_rate=3", "'learning_rate' (did you mean 'train.learning_rate'?)"),
+        ("evaluation.scale=2", "'evaluation.scale' (did you mean 'evaluation.scales'?)"),
+        ("data.learning_rate=3", "'data.learning_rate' (did you mean 'train.learning_rate'?)"),
+        ("pose.scales=2", "'pose.scales' (did you mean 'pose.scale'?)"),
         ("train=3", "'train' is a section"),
         (
             "train.batch=eight",
@@ -190,7 +193,7 @@ def test_an_unknown_benchmark_is_refused_with_the_nearest_name() -> None:
         benchmarks.load("camvd")
 
 
-def test_only_what_does_not_change_a_score_may_change_when_a_run_resumes() -> None:
+def test_only_what_no_step_depends_on_may_change_when_a_run_resumes() -> None:
     free = {key for key in describe(Settings) if is_free(Settings, key)}
     assert free == {
         "data.folder",
@@ -200,4 +203,10 @@ def test_only_what_does_not_change_a_score_may_change_when_a_run_resumes() -> No
         "train.evaluate_every",
         "train.evaluation_batch",
         "train.threads",
+        "train.tensorboard",
+        "train.rematerialize",
+        "train.deterministic",
+        "train.keep",
+        "train.not_finite",
+        "train.not_finite_limit",
     }

@@ -5,79 +5,93 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from gsto_jax.inference import JaxPredictor
+from gsto_jax.place import Place
+from gsto_jax.processes import gather, join
 from gsto_jax.program import Program
-from gsto_jax.train import JaxPredictor, JaxTrainer, Place
-from gsto_spec import Graph
-from gsto_spec.backend import BackendError, Training
-from gsto_spec.errors import nearest
-
-_PRECISIONS: Mapping[str, tuple[type[np.floating[Any]], str]] = {
-    "float32": (np.float32, "float32"),
-    "tf32": (np.float32, "tensorfloat32"),
-    "float64": (np.float64, "float32"),
-}
-"""Name -> the type of arrays, and JAX's name for the least precision of products."""
+from gsto_jax.train import JaxTrainer
+from gsto_spec import Graph, optimize
+from gsto_spec.backend import BackendError, Speed, Training, resolve_device
+from gsto_spec.precision import Precision
 
 
 class JaxBackend:
-    """JAX as a `gsto_spec.backend.Backend`: one process, CPU or CUDA.
+    """JAX as a `gsto_spec.backend.Backend`, on all devices of a kind: CPU or CUDA, one process or several.
 
-    Precisions: `float32` turns TF32 off, `tf32` turns it on (CUDA only), `float64` is for proofs. JAX's x64
-    is switched on while a float64 trainer or predictor works and off while another does: nobody sets it.
+    Processes find each other as `gsto_jax.processes.join` says: by `JAX_COORDINATOR_ADDRESS`,
+    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`, or by a cluster named in `GSTO_JAX_CLUSTER`. The devices of a
+    process are those that JAX sees (`JAX_LOCAL_DEVICE_IDS`, `CUDA_VISIBLE_DEVICES`); a CPU is one, or N with
+    `XLA_FLAGS=--xla_force_host_platform_device_count=N`.
+
+    Precisions: `float32` turns TF32 off, `tf32` turns it on (CUDA only), `float64` is for proofs; `bfloat16`
+    and `float16` are those of `gsto_spec.precision`, and `float16` does not train. JAX's x64 is switched on
+    while a float64 trainer or predictor works and off while another does: nobody sets it.
+
+    With a folder in `JAX_COMPILATION_CACHE_DIR` a resumed run, or a second process, reads there what an
+    earlier one compiled, where that took longer than `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` (1).
     """
 
     name = "jax"
-    precisions = tuple(_PRECISIONS)
-    process_index = 0
-    process_count = 1
+    precisions: tuple[str, ...] = ("float32", "tf32", "float64", "bfloat16", "float16")
+    speeds: tuple[Speed, ...] = ("plain", "fast")
+
+    def __init__(self) -> None:
+        """Joins the other processes; raises `BackendError` where that fails."""
+        join()
+        self.process_index = jax.process_index()
+        self.process_count = jax.process_count()
 
     def devices(self) -> tuple[str, ...]:
         """`cpu`, and `cuda` where JAX sees one."""
         return ("cpu", "cuda") if _cuda() else ("cpu",)
 
     def versions(self) -> dict[str, str]:
-        """JAX, what it computes with, and the card where there is one."""
+        """JAX, what it computes with, how many devices and processes, and the card where there is one."""
         facts = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
         facts["python"] = platform.python_version()
+        facts["devices"] = str(len(jax.devices(self.devices()[-1])))
+        facts["processes"] = str(self.process_count)
         for card in _cuda()[:1]:
             facts |= {"cuda": card.client.platform_version, "device": card.device_kind}
         return facts
 
     def sum_over_processes(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The array itself: this backend trains in one process."""
-        return array
+        """The sum of every process's array, on every process: exact for integers."""
+        gathered = gather(array)
+        return array if len(gathered) == 1 else np.sum(gathered, axis=0, dtype=array.dtype)
 
     def trainer(
         self, graph: Graph, weights: Mapping[str, NDArray[Any]], training: Training, *,
-        device: str = "auto", precision: str = "float32",
+        device: str = "auto", precision: str = "float32", speed: Speed = "fast",
     ) -> JaxTrainer:  # fmt: skip
         """See `gsto_spec.backend.Backend.trainer`."""
-        return JaxTrainer(graph, weights, training, self._resolve(device, precision))
+        if precision == "float16":  # its gradients underflow, and nothing here scales the loss
+            trained = ", ".join(name for name in self.precisions if name != precision)
+            raise BackendError(f"precision: expected one of {trained} to train on JAX, found {precision}")
+        return JaxTrainer(graph, weights, training, self._place(device, precision), speed)
 
     def predictor(
         self, graph: Graph, weights: Mapping[str, NDArray[Any]], *,
-        device: str = "auto", precision: str = "float32",
+        device: str = "auto", precision: str = "float32", speed: Speed = "fast",
     ) -> JaxPredictor:  # fmt: skip
         """See `gsto_spec.backend.Backend.predictor`."""
-        return JaxPredictor(Program(graph), weights, self._resolve(device, precision))
+        place = self._place(device, precision)
+        quick = speed != "plain"
+        if quick:
+            graph, weights = optimize(graph, weights)
+        program = Program(graph, precision=place.precision, quick_on_cpu=quick and place.on_cpu)
+        return JaxPredictor(program, weights, place)
 
-    def _resolve(self, device: str, precision: str) -> Place:
-        chosen = self.devices()[-1] if device == "auto" else device
-        if chosen not in self.devices():
-            raise BackendError(f"device: expected one of auto, {', '.join(self.devices())}, found {device}")
-        if precision not in _PRECISIONS:
-            hint = nearest(precision, _PRECISIONS)
-            known = ", ".join(_PRECISIONS)
-            raise BackendError(f"precision: expected one of {known}, found {precision}{hint}")
-        if precision == "tf32" and chosen != "cuda":
-            raise BackendError("precision: expected float32 or float64 on cpu, found tf32")
-        return Place(jax.devices(chosen)[0], *_PRECISIONS[precision])
+    def _place(self, device: str, precision: str) -> Place:
+        devices = jax.devices(resolve_device(self, device, precision))
+        ordered = sorted(devices, key=lambda one: (one.process_index, one.id))
+        return Place(tuple(ordered), cast(Precision, precision))
 
 
 def _cuda() -> list[jax.Device]:

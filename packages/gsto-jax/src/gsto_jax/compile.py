@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from numpy.typing import NDArray
 
-from gsto_jax.program import Program, errors_of_one_line, split, to_canonical, to_native
+from gsto_jax.program import Program, check_numbers, errors_of_one_line, split, to_canonical, to_native
 from gsto_spec import Graph, GraphError, initial_weights
 from gsto_spec.backend import BackendError
 from gsto_spec.weights import check_weights
@@ -67,8 +67,11 @@ class CompiledGraph(nnx.Module):
     def __call__(self, *inputs: Array) -> OrderedDict[str, Array]:
         """Output name -> N x h x w x K, in the order of `graph.outputs`; compiled once per shape.
 
-        In training mode it updates the running statistics. Raises as `Program` does.
+        In training mode it updates the running statistics. Raises as `Program` does, and `TypeError` for what
+        is no array of numbers.
         """
+        for name, x in zip(self.graph.inputs, inputs, strict=False):
+            check_numbers(name, x)
         variables = {name: self.variable(name) for name in self.graph.parameters}
         tensors = {name: variable.get_value() for name, variable in variables.items()}
         training = not self.use_running_average

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from operator import add
 from typing import assert_never
@@ -34,15 +34,19 @@ from gsto_spec.ops import (
     Softmax,
 )  # fmt: skip
 
+Convolve = Callable[[Conv2d, Array, Array], Array]
+"""An implementation of `conv2d`."""
 
-def compute(op: Op, operands: Sequence[Array]) -> Array:
+
+def compute(op: Op, operands: Sequence[Array], convolve: Convolve | None = None) -> Array:
     """The result of one op in inference mode; kernels are kh x kw x I x O."""
+    convolve = convolve or conv2d
     x = operands[0]
     match op:
         case Input() | Parameter():
             raise AssertionError(f"a leaf has a value, it is not computed: {op.kind}")
         case Conv2d():
-            result = conv2d(op, x, operands[1])
+            result = convolve(op, x, operands[1])
             return result + operands[2] if len(operands) == 3 else result
         case BatchNorm():
             weight, bias, mean, variance = operands[1:]
@@ -108,8 +112,9 @@ def batch_norm(x: Array, weight: Array, bias: Array, mean: Array, variance: Arra
 def train_batch_norm(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Array, Array]:
     """Batch norm over the statistics of `x`: the result, and mean and variance (over n, two passes).
 
-    Differentiable in reverse mode; the statistics are given for keeping and have no gradient. What JAX would
-    derive from the formula is twice the code, and the compiler's time with it.
+    It computes in the type of `weight`; the result is rounded to that of `x`. Differentiable in reverse mode;
+    the statistics are given for keeping and have no gradient. What JAX would derive from the formula is twice
+    the code, and the compiler's time with it.
     """
     return _train_batch_norm_forward(x, weight, bias, eps)[0]
 
@@ -125,8 +130,9 @@ _Residuals = tuple[Array, Array, Array, Array]
 def _train_batch_norm_forward(
     x: Array, weight: Array, bias: Array, eps: float
 ) -> tuple[tuple[Array, Array, Array], _Residuals]:
-    mean, variance = _batch_statistics(x)
-    result = batch_norm(x, weight, bias, mean, variance, eps)
+    wide = x.astype(weight.dtype)
+    mean, variance = _batch_statistics(wide)
+    result = batch_norm(wide, weight, bias, mean, variance, eps).astype(x.dtype)
     return (result, mean, variance), (x, weight, mean, 1 / jnp.sqrt(variance + eps))
 
 
@@ -136,13 +142,13 @@ def _train_batch_norm_backward(
     """dx = weight / std (g - mean(g) - y mean(g y)), y = normalised x (Ioffe and Szegedy 2015, sec. 3)."""
     del eps
     x, weight, mean, inverse = residuals
-    gradient = gradients[0]
-    normalised = (x - mean) * inverse
+    gradient = gradients[0].astype(weight.dtype)
+    normalised = (x.astype(weight.dtype) - mean) * inverse
     to_bias = gradient.sum((0, 1, 2))
     to_weight = (gradient * normalised).sum((0, 1, 2))
     count = x.size // x.shape[3]
     to_x = (gradient - to_bias / count - normalised * (to_weight / count)) * (weight * inverse)
-    return to_x, to_weight, to_bias
+    return to_x.astype(x.dtype), to_weight, to_bias
 
 
 train_batch_norm.defvjp(_train_batch_norm_forward, _train_batch_norm_backward)

@@ -61,11 +61,6 @@ def _correction(beta: float, step: Array, like: Array) -> Array:
     return -jnp.expm1(step.astype(like.dtype) * logarithm)
 
 
-def slot_kinds(optimizer: SGD | Adam) -> tuple[str, ...]:
-    """The slots that each learnt tensor has; `Adam` has one number besides, `step`."""
-    return ("momentum",) if isinstance(optimizer, SGD) else ("first", "second")
-
-
 def slots_of(state: Any) -> dict[str, Any]:
     """The slots in a transformation's state: kind -> name -> array, and `step`."""
     return {kind: getattr(state[1], field) for kind, field in _FIELDS.items() if field in state[1]._fields}

@@ -6,8 +6,10 @@ Inside, feature maps are N x h x w x C and kernels kh x kw x I x O; outside, nam
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import jax
@@ -17,10 +19,14 @@ from jax import Array
 from jax.typing import DTypeLike
 from numpy.typing import NDArray
 
-from gsto_jax.ops import compute, train_batch_norm
+from gsto_jax import convolution
+from gsto_jax.ops import Convolve, compute, conv2d, train_batch_norm
+from gsto_jax.rematerialize import Function, rematerialized
 from gsto_spec import Graph, GraphError, GstoError
 from gsto_spec.graph import Node, stored_names
-from gsto_spec.ops import Add, BatchNorm, Input, Mul, Parameter
+from gsto_spec.memory import segments
+from gsto_spec.ops import Add, BatchNorm, Mul
+from gsto_spec.precision import LOW, Precision, computes_in, stored_in
 from gsto_spec.reference import require_spread
 from gsto_spec.sizes import is_feature, show
 
@@ -31,42 +37,76 @@ Tensors = dict[str, Array]
 """Canonical name -> array: a pytree. Four-dimensional ones are kh x kw x I x O."""
 
 
-class Program:
-    """A graph as a pure function; `batch_norm_momentum` replaces every batch norm's own where given."""
+@dataclass(frozen=True)
+class Segment:
+    """Neighbouring nodes: what they read of nodes before them, and which of them are read after them."""
 
-    def __init__(self, graph: Graph, batch_norm_momentum: float | None = None) -> None:
-        self.graph = graph
+    nodes: tuple[Node, ...]
+    reads: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+class Program:
+    """A graph as a pure function.
+
+    `batch_norm_momentum` replaces every batch norm's own where given; batch norms whose weight is among
+    `frozen` normalise by their running statistics in training too. With a `precision` of two bytes every op
+    computes in its type of `gsto_spec.precision`; with any other, all compute in the type of the tensors.
+    `quick_on_cpu` takes the convolutions of `gsto_jax.convolution`.
+    """
+
+    def __init__(
+        self, graph: Graph, batch_norm_momentum: float | None = None, frozen: Collection[str] = (),
+        precision: Precision = "float32", quick_on_cpu: bool = False,
+    ) -> None:  # fmt: skip
+        self.graph, self.precision = graph, precision
         self.batch_norm_momentum = batch_norm_momentum
-        self._steps = [node for node in graph.order if not isinstance(node.op, (Input, Parameter))]
+        self.frozen = frozenset(frozen)
         self.compiled = jax.jit(self, static_argnames="training")
+        self.quick_on_cpu = quick_on_cpu
+        self._convolve: Convolve = convolution.conv2d if quick_on_cpu else conv2d
+        self._low = precision in LOW
         self._features = {name for name, shape in graph.shapes.items() if is_feature(shape)}
 
     def __call__(
-        self, parameters: Tensors, statistics: Tensors, inputs: Sequence[Array], *, training: bool
-    ) -> tuple[OrderedDict[str, Array], Tensors]:
+        self, parameters: Tensors, statistics: Tensors, inputs: Sequence[Array], *, training: bool,
+        rematerialize: bool = False,
+    ) -> tuple[OrderedDict[str, Array], Tensors]:  # fmt: skip
         """Outputs (N x h x w x K, in the order of `graph.outputs`) and the statistics after this batch.
 
-        `parameters` are `graph.trainable`, `statistics` the other stored tensors, `inputs` N x H x W x C in
-        the order of `graph.inputs`. Without `training` batch norm takes the statistics as they are.
+        `parameters` and `statistics` together are `graph.parameters`, the running statistics among the
+        second; `inputs` are N x H x W x C in the order of `graph.inputs`. Without `training` batch norm takes
+        the statistics as they are. With `rematerialize` a backward pass keeps only what crosses segments.
 
         Raises `GraphError` for inputs that the graph cannot take, and in training for one value per channel
         or a graph in inference form.
         """
-        _check_inputs(self.graph, inputs, "N x H x W x C")
-        values = {**parameters, **statistics, **dict(zip(self.graph.inputs, inputs, strict=True))}
+        values = self._leaves(parameters, statistics, inputs)
         updated = dict(statistics)
-        for node in self._steps:
-            operands = self._operands(node, values)
-            if training and isinstance(node.op, BatchNorm):
-                values[node.name] = self._train_batch_norm(node, node.op, operands, updated)
-            else:
-                values[node.name] = compute(node.op, operands)
-        # An OrderedDict keeps its order through jit, where a dict comes back sorted.
-        return OrderedDict((name, values[node]) for name, node in self.graph.outputs.items()), updated
+        for segment in self._segments if rematerialize else (self._whole,):
+            run: Function = partial(self._run, segment, training=training)
+            if rematerialize and segment.kept:
+                run = rematerialized(run, [name for name in segment.reads if name in self._features])
+            made, moved = run({name: values[name] for name in segment.reads})
+            values |= made
+            updated |= moved
+        return self._outputs(values), updated
 
-    def __reduce__(self) -> tuple[type[Program], tuple[Graph, float | None]]:
+    def everything(
+        self, parameters: Tensors, statistics: Tensors, inputs: Sequence[Array]
+    ) -> tuple[OrderedDict[str, Array], Tensors, Tensors]:
+        """As a call in training, and besides the value of every node by name."""
+        values = self._leaves(parameters, statistics, inputs)
+        everything = Segment(self._whole.nodes, tuple(values), tuple(node.name for node in self._whole.nodes))
+        made, moved = self._run(everything, values, training=True)
+        values |= made
+        return self._outputs(values), {**statistics, **moved}, values
+
+    def __reduce__(self) -> tuple[type[Program], tuple[Any, ...]]:
         # What JAX has compiled cannot be pickled, and is made again where it is needed.
-        return Program, (self.graph, self.batch_norm_momentum)
+        return Program, (
+            self.graph, self.batch_norm_momentum, self.frozen, self.precision, self.quick_on_cpu,
+        )  # fmt: skip
 
     def channels_first(self, outputs: Mapping[str, Array]) -> OrderedDict[str, Array]:
         """Outputs in canonical layout: N x K x h x w."""
@@ -74,6 +114,51 @@ class Program:
             (name, _transposed(outputs[name], _TO_NCHW if node in self._features else _TO_OIHW))
             for name, node in self.graph.outputs.items()
         )
+
+    @cached_property
+    def _whole(self) -> Segment:
+        nodes = tuple(node for node in self.graph.order if node.operands)
+        return _segment(nodes, set(self.graph.outputs.values()))
+
+    @cached_property
+    def _segments(self) -> tuple[Segment, ...]:
+        groups = [tuple(self.graph.by_name[name] for name in names) for names in segments(self.graph)]
+        after = set(self.graph.outputs.values())
+        found: list[Segment] = []
+        for group in reversed(groups):
+            found.insert(0, _segment(group, after))
+            after |= set(found[0].reads)
+        return tuple(found)
+
+    def _leaves(self, parameters: Tensors, statistics: Tensors, inputs: Sequence[Array]) -> Tensors:
+        _check_inputs(self.graph, inputs, "N x H x W x C")
+        images = dict(zip(self.graph.inputs, inputs, strict=True))
+        if self._low:
+            images = {name: x.astype(stored_in(self.precision)) for name, x in images.items()}
+        return {**parameters, **statistics, **images}
+
+    def _outputs(self, values: Tensors) -> OrderedDict[str, Array]:
+        # An OrderedDict keeps its order through jit, where a dict comes back sorted.
+        outputs = OrderedDict((name, values[node]) for name, node in self.graph.outputs.items())
+        if self._low:
+            outputs = OrderedDict((name, x.astype(jnp.float32)) for name, x in outputs.items())
+        return outputs
+
+    def _run(self, segment: Segment, operands: Tensors, *, training: bool) -> tuple[Tensors, Tensors]:
+        """The values of `segment.kept`, and the statistics that its batch norms took in."""
+        values, updated = dict(operands), Tensors()
+        for node in segment.nodes:
+            values[node.name] = self._computed(node, self._operands(node, values), training, updated)
+        return {name: values[name] for name in segment.kept}, updated
+
+    def _computed(self, node: Node, operands: list[Array], training: bool, updated: Tensors) -> Array:
+        if training and isinstance(node.op, BatchNorm) and node.operands[1] not in self.frozen:
+            return self._train_batch_norm(node, node.op, operands, updated)
+        if not self._low or node.name not in self._features:
+            return compute(node.op, operands, self._convolve)
+        wide = computes_in(node.op, self.precision)
+        widened = [x.astype(wide) for x in operands]
+        return compute(node.op, widened, self._convolve).astype(stored_in(self.precision))
 
     def _operands(self, node: Node, values: Mapping[str, Array]) -> list[Array]:
         operands = [values[name] for name in node.operands]
@@ -88,7 +173,7 @@ class Program:
     def _train_batch_norm(self, node: Node, op: BatchNorm, operands: list[Array], updated: Tensors) -> Array:
         x, weight, bias, *old = operands
         names = node.operands[3:]
-        if node.operands[1:] != stored_names(node) or not set(names) <= set(updated):
+        if node.operands[1:] != stored_names(node) or set(names) & set(self.graph.trainable):
             raise self.graph.training_form_violation() or AssertionError(node.name)
         require_spread(node.name, (x.shape[0], x.shape[3], x.shape[1], x.shape[2]))
         result, mean, variance = train_batch_norm(x, weight, bias, op.eps)
@@ -100,9 +185,23 @@ class Program:
         return result
 
 
+def _segment(nodes: tuple[Node, ...], after: set[str]) -> Segment:
+    """`after`: the names that later segments read, and the outputs."""
+    names = {node.name for node in nodes}
+    reads = dict.fromkeys(name for node in nodes for name in node.operands if name not in names)
+    return Segment(nodes, tuple(reads), tuple(node.name for node in nodes if node.name in after))
+
+
 # Where each axis comes from.
 _TO_HWIO, _TO_OIHW = (2, 3, 1, 0), (3, 2, 0, 1)
 _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+def channels(graph: Graph, node: str) -> int:
+    """How many channels the values of a node have."""
+    count = graph.shapes[node][1]
+    assert isinstance(count, int)
+    return count
 
 
 def channels_last(graph: Graph, images: Array) -> Array:
@@ -125,6 +224,13 @@ def _check_inputs(graph: Graph, inputs: Sequence[Array], layout: str) -> None:
         graph.check((x.shape[batch], x.shape[channel], x.shape[height], x.shape[width]))
 
 
+def check_numbers(name: str, values: Any) -> None:
+    """Raise `TypeError` for what is no array of numbers: JAX says so in many lines."""
+    dtype = getattr(values, "dtype", None)
+    if dtype is None or not (jnp.issubdtype(dtype, jnp.number) or dtype == jnp.bool_):
+        raise TypeError(f"{name}: expected an array of numbers, found {type(values).__name__}")
+
+
 @contextmanager
 def errors_of_one_line() -> Iterator[None]:
     """Errors for people as they were raised: JAX appends a paragraph on its own frames to them."""
@@ -135,9 +241,11 @@ def errors_of_one_line() -> Iterator[None]:
         raise
 
 
-def split(graph: Graph, tensors: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:
-    """Stored tensors as the pair that `Program` takes: the learnt ones, and the statistics."""
-    parameters = {name: tensors[name] for name in graph.trainable}
+def split(
+    graph: Graph, tensors: Mapping[str, T], learnt: Collection[str] | None = None
+) -> tuple[dict[str, T], dict[str, T]]:
+    """Stored tensors as the pair that `Program` takes: the learnt ones, and the others."""
+    parameters = {name: tensors[name] for name in (graph.trainable if learnt is None else learnt)}
     return parameters, {name: tensors[name] for name in graph.parameters if name not in parameters}
 
 

@@ -9,8 +9,8 @@ its framework it offers through the group `gsto.files`: the ending of a file's n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, SupportsFloat, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, SupportsFloat, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -18,6 +18,7 @@ from gsto_spec.errors import GstoError, nearest
 from gsto_spec.graph import Graph
 from gsto_spec.objective import SGD, Adam, Objective
 from gsto_spec.users_code import attribute, guarded
+from gsto_spec.weights import check_tensors
 
 ENTRY_POINTS = "gsto.backends"
 FILE_ENTRY_POINTS = "gsto.files"
@@ -28,6 +29,15 @@ Batch = Mapping[str, NDArray[Any]]
 
 OPTIMIZER_PREFIX = "optimizer/"
 """Before the names of optimiser slots in `Trainer.state`; every other name is a canonical weight name."""
+
+LOSS_SCALE = (f"{OPTIMIZER_PREFIX}loss_scale", f"{OPTIMIZER_PREFIX}loss_scale_steps")
+"""What a trainer in float16 keeps besides: the factor of its loss, and the good steps since it changed."""
+
+
+Speed = Literal["plain", "fast", "compiled"]
+"""`plain`: op by op as the graph says, in the framework's default layout: the yardstick of the others, and
+what they must agree with. `fast`: whatever pays at once, such as another layout or a rewritten graph.
+`compiled`: whatever pays in the long run, compilers included."""
 
 
 class BackendError(GstoError):
@@ -40,11 +50,79 @@ class Training:
 
     `batch_norm_momentum` replaces every batch norm's own where given; 0.01 needs thousands of steps, so
     short runs set 0.1.
+    `frozen` learnt tensors stay as they are: no update, no decay, no optimiser slots. A batch norm whose
+    weight is frozen normalises by its running statistics and leaves them alone.
+    `rate_factors` multiply the learning rate of the learnt tensors that they name.
+    `micro_batches`: a step's batch is cut into so many equal parts, one after another through the network,
+    to save memory: image i of the global batch is in part i mod `micro_batches`. Losses and gradients are
+    those of the whole batch; a batch norm's statistics are each part's own, and the running ones take in one
+    part after another.
+    `rematerialize`: of what the backward pass reads, keep only what crosses `memory.segments` and compute
+    the rest again; no result changes.
+    `deterministic`: the same arithmetic in the same order whenever the same steps are taken on the same
+    device, however much slower.
     """
 
     objective: Objective = Objective()
     optimizer: SGD | Adam = SGD()
     batch_norm_momentum: float | None = None
+    frozen: frozenset[str] = frozenset()
+    rate_factors: Mapping[str, float] = field(default_factory=dict)
+    micro_batches: int = 1
+    rematerialize: bool = False
+    deterministic: bool = False
+
+    def learnt(self, graph: Graph) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of what is updated. Raises `BackendError` for a name that is not learnt."""
+        for field_name in ("frozen", "rate_factors"):
+            for name in sorted(getattr(self, field_name)):
+                if name not in graph.trainable:
+                    hint = nearest(name, graph.trainable)
+                    raise BackendError(f"{field_name}: expected learnt tensors, found {name}{hint}")
+        return {name: shape for name, shape in graph.trainable.items() if name not in self.frozen}
+
+
+def share(count: int, index: int, processes: int) -> range:
+    """The samples, of a global batch of `count`, that process `index` of `processes` is given.
+
+    Neighbours, in the order of the processes; counts differ by at most one, the larger ones first.
+    """
+    each, more = divmod(count, processes)
+    start = index * each + min(index, more)
+    return range(start, start + each + (index < more))
+
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def slot_kinds(optimizer: SGD | Adam) -> tuple[str, ...]:
+    """The slots that each learnt tensor has; `Adam` has one number besides, `step`."""
+    return ("momentum",) if isinstance(optimizer, SGD) else ("first", "second")
+
+
+def split_state(
+    graph: Graph, training: Training, state: Arrays
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """A `Trainer.state` as weights and as slots without `OPTIMIZER_PREFIX`; it may hold weights alone.
+
+    Raises `WeightsError`, listing every tensor that is missing, unknown, misshapen or not finite.
+    """
+    weights = {name: array for name, array in state.items() if not name.startswith(OPTIMIZER_PREFIX)}
+    slots = {
+        name.removeprefix(OPTIMIZER_PREFIX): array for name, array in state.items() if name not in weights
+    }
+    scaled: dict[str, tuple[int, ...]] = {name: () for name in LOSS_SCALE if name in state}
+    stepped = _slot_shapes(graph, training) if slots.keys() - {"loss_scale", "loss_scale_steps"} else {}
+    check_tensors("state", {**graph.parameters, **stepped, **scaled}, state)
+    return weights, slots
+
+
+def _slot_shapes(graph: Graph, training: Training) -> dict[str, tuple[int, ...]]:
+    shapes = {
+        f"{OPTIMIZER_PREFIX}{kind}/{name}": shape
+        for kind in slot_kinds(training.optimizer) for name, shape in training.learnt(graph).items()
+    }  # fmt: skip
+    return shapes | ({f"{OPTIMIZER_PREFIX}step": ()} if isinstance(training.optimizer, Adam) else {})
 
 
 class Predictor(Protocol):
@@ -59,9 +137,20 @@ class Trainer(Predictor, Protocol):
     """A network being trained."""
 
     def step(self, batch: Batch, learning_rate: float) -> Mapping[str, SupportsFloat]:
-        """One optimiser step: `loss`, and `loss_<output>` of every output, before the update.
+        """One optimiser step: `loss`, `loss_<output>` of every output, before the update, and `finite`.
 
-        Does not wait for the device: a value is read when `float` is called on it.
+        `batch` is this process's `share` of the global one; losses, statistics and the update are those of
+        the global batch. Where the loss, a gradient or a new statistic is not finite, `finite` is 0 and
+        nothing changes; else it is 1. Does not wait for the device: a value is read when `float` is called
+        on it.
+        """
+        ...
+
+    def first_not_finite(self, batch: Batch) -> str | None:
+        """Where a step on this batch, with the weights as they are, first has a value that is not finite.
+
+        A node's name, in the order of `graph.order`; else `loss_<output>`; else `gradient of NAME`; else
+        `new NAME` of a running statistic; None where all is finite. Slow; changes nothing.
         """
         ...
 
@@ -78,12 +167,14 @@ class Trainer(Predictor, Protocol):
 class Backend(Protocol):
     """A framework that compiles graphs.
 
-    `precisions` are those it offers; `process_index` and `process_count` place this process among those that
-    train together.
+    `precisions` are those it offers, `gsto_spec.precision` says what they mean; `speeds` are those that
+    differ: one that is not among them means the next slower one. `process_index` and `process_count` place
+    this process among those that train together.
     """
 
     name: str
     precisions: tuple[str, ...]
+    speeds: tuple[Speed, ...]
     process_index: int
     process_count: int
 
@@ -101,17 +192,34 @@ class Backend(Protocol):
 
     def trainer(
         self, graph: Graph, weights: Mapping[str, NDArray[Any]], training: Training, *,
-        device: str = "auto", precision: str = "float32",
+        device: str = "auto", precision: str = "float32", speed: Speed = "fast",
     ) -> Trainer:  # fmt: skip
         """A trainer of a graph in training form. Raises `GraphError`, `WeightsError`, `BackendError`."""
         ...
 
     def predictor(
         self, graph: Graph, weights: Mapping[str, NDArray[Any]], *,
-        device: str = "auto", precision: str = "float32",
+        device: str = "auto", precision: str = "float32", speed: Speed = "fast",
     ) -> Predictor:  # fmt: skip
         """A predictor of a graph in any form. Raises `WeightsError`, `BackendError`."""
         ...
+
+
+def resolve_device(backend: Backend, device: str, precision: str) -> str:
+    """The device that `device` means, `auto` being the last one offered.
+
+    Raises `BackendError` for a device or precision that is not to be had; `tf32` is CUDA's alone.
+    """
+    devices, precisions = backend.devices(), backend.precisions
+    chosen = devices[-1] if device == "auto" else device
+    if chosen not in devices:
+        raise BackendError(f"device: expected one of auto, {', '.join(devices)}, found {device}")
+    if precision not in precisions:
+        hint = nearest(precision, precisions)
+        raise BackendError(f"precision: expected one of {', '.join(precisions)}, found {precision}{hint}")
+    if precision == "tf32" and chosen != "cuda":
+        raise BackendError("precision: expected float32 or float64 on cpu, found tf32")
+    return chosen
 
 
 def backends() -> tuple[str, ...]:

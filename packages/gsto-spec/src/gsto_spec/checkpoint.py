@@ -92,6 +92,8 @@ def read_tensors(
         return _read_directory(place, graph, initialize), []
     if not place.is_file():
         raise WeightsError(f"{path}: expected a checkpoint's file or a saved directory, found none")
+    if not place.stat().st_size:
+        raise WeightsError(f"{path}: expected a checkpoint, found an empty file")
     if place.suffix.lower() == ".safetensors":
         return read_safetensors(place), []
     if decode is None:
@@ -127,6 +129,8 @@ def fit_checkpoint(
     `source` is what errors call the file; `notes` go into the report; without `dtype` each tensor keeps the
     file's floating-point type, bit for bit.
     """
+    if graph.parameters and not tensors:
+        raise WeightsError(f"{source}: expected a checkpoint, found a file that holds no tensors")
     named = canonical_tensors(graph, tensors)
     report = _compared(source, graph, named, notes or [], inplace_abn, seed)
     required = _required(graph, report, initialize)
@@ -222,6 +226,8 @@ def _refusal(report: CheckpointReport, named: CanonicalTensors, problems: list[s
     counts = f"of the architecture's {report.tensors:,} tensors the file has {known:,}"
     if len(named.tensors) > known:
         counts += f", and {len(named.tensors) - known:,} others"
+    if report.other_classes:
+        counts += f"; {report.other_classes}"
     listed = "; ".join(problems) or "nothing in it belongs to the architecture"
     return f"{report.source}: {listed} ({counts}{_mend(report)})"
 

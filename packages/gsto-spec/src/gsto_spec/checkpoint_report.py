@@ -54,6 +54,18 @@ class CheckpointReport:
         return f"{len(self.loaded):,} of {self.tensors:,} tensors, {share:g}% of parameters"
 
     @property
+    def other_classes(self) -> str | None:
+        """`file has 21 classes, the graph 19`, where that and nothing else is why shapes differ."""
+        changes = {pair for shapes in self.misshapen.values() for pair in _changed_axes(*shapes)}
+        roles = {name.rpartition(".")[2] for name in self.misshapen}
+        # A width of the network is that of batch norms too; a number of classes is of predictions alone,
+        # which have a bias.
+        if len(changes) != 1 or "bias" not in roles or "running_mean" in roles:
+            return None
+        found, expected = changes.pop()
+        return f"file has {found} classes, the graph {expected}"
+
+    @property
     def details(self) -> tuple[str, ...]:
         """Everything that is not a tensor's arrival as it was under its own name, a line each."""
         lines = [*self.notes, *(f"took {name} off {count:,} names" for name, count in self.prefixes.items())]
@@ -61,6 +73,7 @@ class CheckpointReport:
         if self.unexpected:
             names = ", ".join(map(shown, self.unexpected))
             lines.append(f"left out {len(self.unexpected):,} tensors that the network does not have: {names}")
+        lines += [self.other_classes] if self.other_classes else []
         lines += [
             f"left out {name}: its shape is {shape_text(found)}, the network's {shape_text(expected)}"
             for name, (found, expected) in self.misshapen.items()
@@ -91,6 +104,13 @@ class CheckpointReport:
         return negative_text(self.negative_scales) if self.inplace_abn is None else (
             f"took {_count(self.negative_scales)} as they are"
         )  # fmt: skip
+
+
+def _changed_axes(found: Sequence[int], expected: Sequence[int]) -> list[tuple[int, int]]:
+    """The sizes that differ; none that says anything where the shapes are of another kind."""
+    if len(found) != len(expected):
+        return [(0, 0), (0, 1)]
+    return [(have, want) for have, want in zip(found, expected, strict=True) if have != want]
 
 
 def negative_text(counts: Mapping[str, int]) -> str:

@@ -6,18 +6,21 @@ import dataclasses
 import json
 import re
 import sys
-from collections import Counter
+import warnings
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 import gsto_spec
-from gsto_spec import tables
+from gsto_spec import passes_report, tables
+from gsto_spec.backend import tensor_file, tensor_file_endings
 from gsto_spec.catalog import architectures, entry
+from gsto_spec.checkpoint import CheckpointWarning, read_checkpoint
 from gsto_spec.cost import Cost, Counting, Part, cost
 from gsto_spec.diff import declared, describe, diff
 from gsto_spec.draw import draw
@@ -25,9 +28,11 @@ from gsto_spec.errors import GstoError
 from gsto_spec.forms import FORMS, FormName
 from gsto_spec.graph import Graph
 from gsto_spec.locate import locate
+from gsto_spec.onnx import write_onnx
 from gsto_spec.passes import RULES, optimize
 from gsto_spec.published import CITYSCAPES, COCO
 from gsto_spec.rewrite import RewriteLog
+from gsto_spec.weights import initial_weights
 
 DEFAULT_SIZE = (1024, 2048)
 
@@ -166,17 +171,25 @@ def cost_command(
         click.echo(_cost_table(counted, f"{architecture}, input {' x '.join(map(str, shape))}"))
 
 
+_outputs = click.option("--output", "outputs", multiple=True, metavar="NAME",
+                        help="An output to keep, again for each [default: all].")  # fmt: skip
+_rules = click.option("--rule", "rules", multiple=True, metavar="NAME",
+                      help="A rewrite to apply, again for each [default: all].")  # fmt: skip
+
+
 @main.command("optimize")
 @_architecture
 @_classes
 @_form
+@_outputs
+@_rules
 @click.option("--size", metavar="HxW", callback=_size, default=None,
               help="The input's height and width [default: the published size, or 1024x2048].")  # fmt: skip
 @click.option("--nodes", is_flag=True, help="Every node where a rule fired or did not, not only how many.")
 @_json
 def optimize_command(
-    architecture: str, classes: int | None, form: FormName | None, size: tuple[int, int] | None, nodes: bool,
-    as_json: bool,
+    architecture: str, classes: int | None, form: FormName | None, outputs: tuple[str, ...],
+    rules: tuple[str, ...], size: tuple[int, int] | None, nodes: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Which rewrites for inference fire and which not, and why; the cost before and after.
 
@@ -187,17 +200,73 @@ def optimize_command(
     log = RewriteLog()
     # Whether a rule fires depends on the graph alone, so any weights will do.
     zeros = {name: np.zeros(shape) for name, shape in graph.parameters.items()}
-    optimized, _ = optimize(graph, zeros, log=log)
-    costs = {"before": _costs(graph, input_shape), "after": _costs(optimized, input_shape)}
+    optimized, _ = optimize(graph, zeros, outputs=outputs or None, rules=rules or RULES, log=log)
     if as_json:
-        printed = {title: {key: dataclasses.asdict(each) for key, each in counted.items()}
-                   for title, counted in costs.items()}  # fmt: skip
-        facts = {"architecture": architecture, "input_shape": input_shape, **dataclasses.asdict(log)}
-        click.echo(json.dumps({**facts, "cost": printed}, indent=2))
+        click.echo(json.dumps(_optimize_facts(architecture, graph, optimized, input_shape, log), indent=2))
     else:
-        comparison = _comparison(costs, f"input {' x '.join(map(str, input_shape))}")
-        parts = (str(log) if nodes else "", _firings(log), comparison)
+        counted = passes_report.comparison(graph, optimized, input_shape)
+        parts = (str(log) if nodes else "", passes_report.firings(log, rules or RULES), counted)
         click.echo("\n\n".join(filter(None, parts)))
+
+
+def _optimize_facts(
+    architecture: str, before: Graph, after: Graph, input_shape: tuple[int, int, int, int], log: RewriteLog
+) -> dict[str, Any]:
+    graphs = {"before": before, "after": after}
+    costs = {title: {counting: dataclasses.asdict(counted)
+                     for counting, counted in passes_report.costs(graph, input_shape).items()}
+             for title, graph in graphs.items()}  # fmt: skip
+    return {"architecture": architecture, "input_shape": input_shape, **dataclasses.asdict(log),
+            "cost": costs, "nodes": {title: passes_report.ops(graph) for title, graph in graphs.items()},
+            "graph_digest": {title: graph.digest for title, graph in graphs.items()}}  # fmt: skip
+
+
+@main.command("export")
+@_architecture
+@_classes
+@_form
+@_outputs
+@click.option("--onnx", "file", type=click.Path(path_type=Path), required=True, metavar="FILE.onnx",
+              help="Where the ONNX model goes.")  # fmt: skip
+@click.option("--weights", type=click.Path(path_type=Path), metavar="DIR|CHECKPOINT",
+              help="A saved directory or a checkpoint [default: initial weights, for timing].")  # fmt: skip
+@click.option("--inplace-abn/--no-inplace-abn", default=None,
+              help="How batch norms' scales are meant: |scale| + eps, or as they are.")  # fmt: skip
+@click.option("--optimize", "optimized", is_flag=True, help="Apply the rewrites of `gsto-spec optimize`.")
+@_rules
+@click.option("--size", metavar="HxW", callback=_size, default=None,
+              help="Take pictures of this size only [default: of any size].")  # fmt: skip
+def export_command(
+    architecture: str, classes: int | None, form: FormName | None, outputs: tuple[str, ...], file: Path,
+    weights: Path | None, inplace_abn: bool | None, optimized: bool, rules: tuple[str, ...],
+    size: tuple[int, int] | None,
+) -> None:  # fmt: skip
+    """Write a network and its weights as an ONNX model, in float32; needs gsto-spec[onnx]."""
+    if rules and not optimized:
+        raise click.UsageError("--rule: expected it with --optimize")
+    if file.suffix.lower() != ".onnx":
+        raise GstoError(f"{file}: expected a name ending in .onnx")
+    graph = locate(architecture, classes=classes, form=form)
+    values = _weights(weights, graph, inplace_abn)
+    chosen = (rules or tuple(RULES)) if optimized else ()
+    graph, values = optimize(graph, values, outputs=outputs or None, rules=chosen)
+    write_onnx(file, graph, values, size=size)
+    click.echo(f"{file}: {', '.join(graph.outputs)} of {architecture}, "
+               f"{'initial weights' if weights is None else weights}, digest {graph.digest}")  # fmt: skip
+
+
+def _weights(path: Path | None, graph: Graph, inplace_abn: bool | None) -> dict[str, NDArray[Any]]:
+    if path is None:
+        return dict(initial_weights(graph))
+    ending = path.suffix.lower().removeprefix(".")
+    framework = not path.is_dir() and ending in tensor_file_endings()
+    decode = tensor_file(ending).decode if framework else None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CheckpointWarning)
+        found = read_checkpoint(path, graph, inplace_abn=inplace_abn, decode=decode)
+    for warning in caught:
+        click.echo(f"gsto-spec: {warning.message}", err=True)
+    return dict(found)
 
 
 @main.command("diff")
@@ -249,32 +318,6 @@ def draw_command(
         output.write_text(drawing, encoding="utf-8")
     except OSError as error:
         raise GstoError(f"{output}: cannot be written: {error.strerror}") from None
-
-
-def _costs(graph: Graph, input_shape: tuple[int, int, int, int]) -> dict[Counting, Cost]:
-    return {counting: cost(graph, input_shape, counting=counting) for counting in get_args(Counting)}
-
-
-def _firings(log: RewriteLog) -> str:
-    """How often each rule fired, and where not, how often for which reason."""
-    fired = Counter(item.rule for item in log.fired)
-    reasons = Counter((item.rule, item.reason) for item in log.not_fired)
-    lines = []
-    for rule in RULES:
-        left = {reason: count for (name, reason), count in reasons.items() if name == rule.name}
-        lines.append(f"{rule.name}: fired {fired[rule.name]}, left {sum(left.values())}")
-        lines += [f"  left {count}: {reason}" for reason, count in left.items()]
-    return "\n".join(lines)
-
-
-def _comparison(costs: Mapping[str, Mapping[Counting, Cost]], title: str) -> str:
-    head = f"{'':<8}{'parameters':>14}{'multiply-adds':>20}{'of convolutions':>20}{'activations':>16}"
-    rows = [
-        f"{name:<8}{counted['every-op'].parameters:>14,}{counted['every-op'].macs:>20,}"
-        f"{counted['convolutions'].macs:>20,}{_memory(counted['every-op']):>16}"
-        for name, counted in costs.items()
-    ]
-    return "\n".join([title, head, *rows])
 
 
 def _usual_size(architecture: str) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """Rewriting a graph together with its weights: what a rule is, and the driver that applies rules.
 
-A rewrite replaces a node by others that end in a node of the same name and the same value. So a name that
-stays means what it meant, users and outputs stay as they are, and rewrites of one sweep never disturb each
-other. What a rule does to stored tensors is done at once, in float64, and stored as a new leaf.
+A rewrite replaces nodes by others of the same names and the same values, and adds what those compute from.
+So a name that stays means what it meant, users and outputs stay as they are, and rewrites of one sweep never
+disturb each other. What a rule does to stored tensors is done at once, in float64, and stored as a new leaf.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsto_spec.graph import Graph, Node
-from gsto_spec.ops import Input, Parameter
+from gsto_spec.ops import Conv2d, Input, Parameter
+from gsto_spec.sizes import is_feature
 
 Arrays = dict[str, NDArray[np.float64]]
 Match = TypeVar("Match")
@@ -28,7 +29,7 @@ LEAF_SCOPE = "optimized"
 
 @dataclass(frozen=True, slots=True)
 class Fired:
-    """A rewrite that was made: the rule, and the node it replaced."""
+    """A rewrite that was made: the rule, and the node where it was (of several, the first)."""
 
     rule: str
     node: str
@@ -65,6 +66,20 @@ class Program:
     graph: Graph
     weights: Arrays
     taken: set[str]
+
+    def node(self, name: str) -> Node:
+        """The node of a name."""
+        return self.graph.by_name[name]
+
+    def channels(self, name: str) -> int:
+        """The channels of a feature map, or the values of a bias of 1 x C x 1 x 1."""
+        channels = self.graph.shapes[name][1]
+        assert isinstance(channels, int)
+        return channels
+
+    def is_map(self, name: str) -> bool:
+        """Whether a node's value is a feature map."""
+        return is_feature(self.graph.shapes[name])
 
     @cached_property
     def users(self) -> Mapping[str, tuple[str, ...]]:
@@ -103,23 +118,24 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """New leaves, and nodes in order of computation, the last of them under the replaced node's name."""
+    """New leaves, and nodes: those under names of the graph's replace their bearers, others are new."""
 
     nodes: tuple[Node, ...]
     leaves: Arrays
 
 
 class Rule(ABC, Generic[Match]):
-    """A rewrite that changes no value: a pattern at a node, a check, and what replaces the node.
+    """A rewrite that changes no value: a pattern at a node, a check, and what replaces the nodes.
 
-    The pattern must not fit what the rule itself builds, or the driver would not end.
+    A pattern of several nodes that are all replaced is found at one of them alone. What a rule builds must
+    not fit its own pattern, nor that of an earlier rule that undoes it, or the driver would not end.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def pattern(self, program: Program, node: Node) -> Match | None:
-        """What of the pattern was found with `node` as its last node, or None."""
+        """What of the pattern was found at `node`, or None."""
 
     @abstractmethod
     def check(self, program: Program, match: Match) -> str | None:
@@ -127,53 +143,62 @@ class Rule(ABC, Generic[Match]):
 
     @abstractmethod
     def build(self, program: Program, match: Match) -> Replacement:
-        """What replaces the node."""
+        """What replaces the node, and whatever else of the pattern is replaced."""
+
+
+def sees_more_than_one_place(program: Program, node: Node) -> str | None:
+    """Why a conv2d is not a linear map of the channels at each place of its operand, or None."""
+    assert isinstance(node.op, Conv2d)
+    weight = program.graph.shapes[node.operands[1]]
+    if weight[2:] != (1, 1):
+        return f"its kernel is {weight[2]}x{weight[3]}, and only a 1x1 kernel sees one place at a time"
+    if node.op.stride != (1, 1) or any(node.op.padding):
+        return f"its stride is {node.op.stride} and its padding {node.op.padding}, so places do not stay"
+    return None
 
 
 def rewrite(
     graph: Graph, weights: Mapping[str, NDArray[Any]], rules: Sequence[Rule[Any]], log: RewriteLog
 ) -> tuple[Graph, Arrays]:
-    """Apply rules in turn until none fires; nodes that no output needs are dropped, inputs kept.
+    """Apply rules until none fires; nodes that no output needs are dropped, inputs kept.
 
+    A rule is applied where the rules before it have nothing left to do, so their order is one of phases.
     `weights` holds exactly `graph.parameters`. The answer has new leaves in float64, and so the others.
     """
     doubles = {name: np.array(weights[name], np.float64) for name in graph.parameters}
     kept = _needed(graph.order, graph)
     log.unneeded += [name for name in graph.by_name if name not in {node.name for node in kept}]
-    program = _program(kept, graph, doubles, set(graph.by_name))
-    while True:
-        before, not_fired = program, list[NotFired]()
-        for rule in rules:
-            program = _sweep(rule, program, log.fired, not_fired)
-        if program is before:
-            log.not_fired += not_fired
-            return program.graph, program.weights
+    program: Program | None = _program(kept, graph, doubles, set(graph.by_name))
+    while program is not None:
+        last, log.not_fired = program, []
+        sweeps = (_sweep(rule, last, log) for rule in rules)
+        program = next((swept for swept in sweeps if swept is not None), None)
+    return last.graph, last.weights
 
 
-def _sweep(rule: Rule[Any], program: Program, fired: list[Fired], not_fired: list[NotFired]) -> Program:
-    replacements: dict[str, Replacement] = {}
+def _sweep(rule: Rule[Any], program: Program, log: RewriteLog) -> Program | None:
+    """The program with a rule applied wherever it is right, or None where that is nowhere."""
+    nodes: dict[str, Node] = {}
+    leaves: Arrays = {}
     for node in program.graph.order:
         if (match := rule.pattern(program, node)) is None:
             continue
-        if (reason := rule.check(program, match)) is None:
-            replacements[node.name] = rule.build(program, match)
-            fired.append(Fired(rule.name, node.name))
-        else:
-            not_fired.append(NotFired(rule.name, node.name, reason))
-    return _replaced(program, replacements) if replacements else program
-
-
-def _replaced(program: Program, replacements: Mapping[str, Replacement]) -> Program:
-    nodes: list[Node] = []
-    weights = dict(program.weights)
-    for node in program.graph.order:
-        if (found := replacements.get(node.name)) is None:
-            nodes.append(node)
+        if (reason := rule.check(program, match)) is not None:
+            log.not_fired.append(NotFired(rule.name, node.name, reason))
             continue
-        nodes += [Node(name, Parameter(array.shape)) for name, array in found.leaves.items()]
-        nodes += found.nodes
-        weights |= found.leaves
-    return _program(_needed(nodes, program.graph), program.graph, weights, program.taken)
+        replacement = rule.build(program, match)
+        nodes |= {item.name: item for item in replacement.nodes}
+        leaves |= replacement.leaves
+        log.fired.append(Fired(rule.name, node.name))
+    return _replaced(program, nodes, leaves) if nodes else None
+
+
+def _replaced(program: Program, replaced: Mapping[str, Node], leaves: Arrays) -> Program:
+    stored = {name: Node(name, Parameter(array.shape)) for name, array in leaves.items()}
+    added = {**stored, **replaced}
+    nodes = (*(added.pop(node.name, node) for node in program.graph.order), *added.values())
+    order = replace(program.graph, nodes=nodes).order
+    return _program(_needed(order, program.graph), program.graph, program.weights | leaves, program.taken)
 
 
 def _program(nodes: Sequence[Node], origin: Graph, weights: Arrays, taken: set[str]) -> Program:

@@ -4,72 +4,100 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import Any, cast, get_args
 
 import torch
 from numpy.typing import NDArray
 
 from gsto_spec import Graph
-from gsto_spec.backend import BackendError, Training
-from gsto_spec.errors import nearest
-from gsto_torch.compile import compile
-from gsto_torch.train import TorchPredictor, TorchTrainer
-
-_DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float64": torch.float64}
+from gsto_spec.backend import BackendError, Speed, Training, resolve_device
+from gsto_spec.precision import Precision
+from gsto_torch.optimized import OptimizedPredictor
+from gsto_torch.predict import TorchPredictor, compile_in
+from gsto_torch.processes import Processes
+from gsto_torch.train import TorchTrainer
 
 
 class TorchBackend:
-    """PyTorch as a `gsto_spec.backend.Backend`: one process, CPU or CUDA.
+    """PyTorch as a `gsto_spec.backend.Backend`: CPU or CUDA, one process or those that torchrun starts.
 
-    Precisions: `float32` turns TF32 off, `tf32` turns it on (CUDA only), `float64` is for proofs.
+    Precisions: `float32` turns TF32 off, `tf32` turns it on (CUDA only), `float64` is for proofs, `bfloat16`
+    and `float16` are `gsto_spec.precision`'s, the latter with a loss scale.
+
+    With several processes, each with one card, all that start a trainer or a sum wait for each other.
+    Raises `BackendError` for launchers' variables that do not fit together.
     """
 
     name = "torch"
-    precisions = tuple(_DTYPES)
-    process_index = 0
-    process_count = 1
+    precisions: tuple[str, ...] = get_args(Precision)
+    speeds: tuple[Speed, ...] = ("plain", "fast", "compiled")
+
+    def __init__(self) -> None:
+        self.processes = Processes.of_environment()
+        self.process_index = self.processes.index
+        self.process_count = self.processes.count
 
     def devices(self) -> tuple[str, ...]:
         """`cpu`, and `cuda` where torch sees one."""
         return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
     def versions(self) -> dict[str, str]:
-        """torch, what it computes with, its threads, and the card where there is one."""
+        """torch, what it computes with, its threads and processes, and the card where there is one."""
         facts = {"torch": torch.__version__, "python": platform.python_version(),
-                 "threads": str(torch.get_num_threads())}  # fmt: skip
+                 "threads": str(torch.get_num_threads()), "processes": str(self.process_count)}  # fmt: skip
         if torch.cuda.is_available():
             facts |= {"cuda": str(torch.version.cuda), "device": torch.cuda.get_device_name()}
         return facts
 
     def sum_over_processes(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The array itself: this backend trains in one process."""
-        return array
+        """See `gsto_spec.backend.Backend.sum_over_processes`; exact for integers."""
+        return self.processes.sum_of_arrays(array)
 
     def trainer(
         self, graph: Graph, weights: Mapping[str, NDArray[Any]], training: Training, *,
-        device: str = "auto", precision: str = "float32",
+        device: str = "auto", precision: str = "float32", speed: Speed = "fast",
     ) -> TorchTrainer:  # fmt: skip
         """See `gsto_spec.backend.Backend.trainer`."""
-        place, dtype = self._resolve(device, precision)
-        return TorchTrainer(graph, weights, training, place, dtype)
+        place, resolved = self._resolve(device, precision)
+        training.learnt(graph)
+        with self.processes.together():
+            self.processes.join()
+            return TorchTrainer(graph, weights, training, place, resolved, self.processes, speed)
 
     def predictor(
         self, graph: Graph, weights: Mapping[str, NDArray[Any]], *,
-        device: str = "auto", precision: str = "float32",
+        device: str = "auto", precision: str = "float32", speed: Speed = "fast",
     ) -> TorchPredictor:  # fmt: skip
         """See `gsto_spec.backend.Backend.predictor`."""
-        place, dtype = self._resolve(device, precision)
-        return TorchPredictor(compile(graph, weights, dtype=dtype), place)
+        place, resolved = self._resolve(device, precision)
+        if speed == "plain":
+            return TorchPredictor(compile_in(graph, weights, resolved), place, speed)
+        if speed == "fast":
+            return OptimizedPredictor(graph, weights, place, resolved)
+        # Here, since torch takes a second to import its compiler.
+        from gsto_torch.compiled import CompiledPredictor
 
-    def _resolve(self, device: str, precision: str) -> tuple[torch.device, torch.dtype]:
-        chosen = self.devices()[-1] if device == "auto" else device
-        if chosen not in self.devices():
-            raise BackendError(f"device: expected one of auto, {', '.join(self.devices())}, found {device}")
-        if precision not in _DTYPES:
-            hint = nearest(precision, _DTYPES)
-            raise BackendError(f"precision: expected one of {', '.join(_DTYPES)}, found {precision}{hint}")
-        if precision == "tf32" and chosen != "cuda":
-            raise BackendError("precision: expected float32 or float64 on cpu, found tf32")
+        return CompiledPredictor(graph, weights, place, resolved)
+
+    def _resolve(self, device: str, precision: str) -> tuple[torch.device, Precision]:
+        chosen = resolve_device(self, device, precision)
+        if chosen == "cpu" and precision == "float16" and not _half_on_cpu():
+            raise BackendError(
+                "precision: expected bfloat16 on cpu, found float16: torch lacks it on this CPU"
+            )
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
-        return torch.device(chosen), _DTYPES[precision]
+        place = self.processes.cuda if chosen == "cuda" else torch.device(chosen)
+        return place, cast(Precision, precision)
+
+
+@cache
+def _half_on_cpu() -> bool:
+    """Whether torch convolves float16 here, gradient and all: it depends on its version and the CPU."""
+    x, kernel = (torch.ones((1, 1, 3, 3), dtype=torch.float16, requires_grad=True) for _ in range(2))
+    try:
+        torch.nn.functional.conv2d(x, kernel).sum().backward()  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return False
+    return True

@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gsto_spec import Graph, GraphError, initial_weights
 from gsto_spec.graph import Node, stored_names
-from gsto_spec.ops import BatchNorm, Conv2d, Input, Parameter
+from gsto_spec.ops import BatchNorm, Conv2d, Parameter
+from gsto_spec.precision import LOW, Precision
 from gsto_spec.reference import require_spread
 from gsto_spec.weights import check_weights
-from gsto_torch.ops import compute, split_padding, symmetric
+from gsto_torch.batch_norm import BiasedBatchNorm2d, SyncedBatchNorm2d
+from gsto_torch.ops import DTYPES, compute, compute_in, safe_operand, split_padding, symmetric
+from gsto_torch.schedule import Segment, Step, cut, rematerialized, schedule
+
+Watch = Callable[[str, Tensor], None]
+"""What is told every node's name and value as it is computed."""
 
 
 def compile(
     graph: Graph, weights: Mapping[str, NDArray[Any]] | None = None, *, seed: int = 0,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | None = None, precision: Precision | None = None,
 ) -> CompiledGraph:  # fmt: skip
     """A module that maps N x 3 x H x W to a dict, output name -> N x K x h x w at network stride.
 
     Without `weights` it starts from `gsto_spec.initial_weights(graph, seed)`. Parameters are float32 unless
     `dtype` says otherwise, and lie on torch's default device (under `torch.device("meta")` nothing is
-    allocated or drawn). The module starts in training mode, as modules do.
+    allocated or drawn). The module starts in training mode, as modules do. With `precision` bfloat16 or
+    float16 each op computes and stores as `gsto_spec.precision` says, from parameters in float32.
 
     Raises `WeightsError` where weights do not fit, `GraphError` for a path that no module can have.
     """
     device = torch.get_default_device()
     # Made without storage first: torch's own draw would cost time and move its generator.
     with torch.device("meta"):
-        model = CompiledGraph(graph).to(dtype or torch.float32)
+        model = CompiledGraph(graph, precision).to(dtype or torch.float32)
     if device.type != "meta":
         _fill(model.to_empty(device=device), initial_weights(graph, seed) if weights is None else weights)
     return model
@@ -48,28 +53,23 @@ def _fill(model: CompiledGraph, weights: Mapping[str, NDArray[Any]]) -> None:
             module.num_batches_tracked.zero_()
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One node to run: its operands that are not leaves of its module, and values nobody needs afterwards."""
-
-    node: Node
-    is_module: bool
-    operands: tuple[str, ...]
-    finished: tuple[str, ...]
-
-
 class CompiledGraph(nn.Module):
     """A graph as a module; `graph` is what it was compiled from. Call it with the inputs, in order."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, precision: Precision | None = None) -> None:
         super().__init__()
         self.graph = graph
+        self.precision = precision
+        self.watch: Watch | None = None
         # Set first, so that no path can take their names.
-        self._steps: tuple[_Step, ...] = ()
+        self._steps: tuple[Step, ...] = ()
+        self._segments: tuple[Segment, ...] = ()
+        self._overwrites = False
+        self._low = precision if precision in LOW else None
         self._inputs: tuple[str, ...] = tuple(graph.inputs)
         # Plain tuples, which torch.compile can look into: forward touches no attribute of the graph.
         self._outputs: tuple[tuple[str, str], ...] = tuple(graph.outputs.items())
-        owned = {node.name: _module(node, graph) for node in graph.nodes}
+        owned = {node.name: _module(node, graph, self._low) for node in graph.nodes}
         modules = {name: module for name, module in owned.items() if module is not None}
         # Shorter paths first: a layer may lie inside another, whatever the declared order.
         for name, module in sorted(modules.items(), key=lambda item: item[0].count(".")):
@@ -80,16 +80,43 @@ class CompiledGraph(nn.Module):
                 _attach_leaf(self, name, leaf)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(graph.leaves[name].trainable)
-        self._steps = _schedule(graph, set(modules))
+        self._steps = schedule(graph, set(modules))
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Output name -> N x K x h x w, in the order of `graph.outputs`."""
-        values = dict(zip(self._inputs, inputs, strict=True))
-        for step in self._steps:
-            values[step.node.name] = self._run(step, [self._value(name, values) for name in step.operands])
+        values = {name: self._stored(x) for name, x in zip(self._inputs, inputs, strict=True)}
+        if self.watch is not None:
+            for name, value in values.items():
+                self.watch(name, value)
+        if self._segments and torch.is_grad_enabled():
+            for segment in self._segments:
+                rematerialized(self, self.advance, segment, values)
+        else:
+            self.advance(self._steps, values)
+        outputs = {name: self._value(node, values) for name, node in self._outputs}
+        # Losses are computed in float32.
+        return {name: output.float() for name, output in outputs.items()} if self._low else outputs
+
+    def rematerialize(self, segments: Sequence[Sequence[str]]) -> None:
+        """Keep, for the backward pass, only what crosses these groups of neighbouring nodes."""
+        self._segments = cut(self._steps, segments, dict(self._outputs).values())
+
+    def overwrite(self) -> None:
+        """Let relus and sums take the place of what nobody else reads; hooks must not keep that."""
+        self._overwrites = True
+
+    def advance(self, steps: Sequence[Step], values: dict[str, Tensor]) -> None:
+        """Add the values of some nodes, drop those that no later node needs."""
+        for step in steps:
+            value = self._run(step, [self._value(name, values) for name in step.operands])
+            values[step.node.name] = value
+            if self.watch is not None:
+                self.watch(step.node.name, value)
             for name in step.finished:
                 del values[name]
-        return {name: self._value(node, values) for name, node in self._outputs}
+
+    def _stored(self, x: Tensor) -> Tensor:
+        return x.to(DTYPES[self._low]) if self._low else x
 
     def _value(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
         if name in values:
@@ -98,18 +125,21 @@ class CompiledGraph(nn.Module):
         leaf: Tensor = getattr(self.get_submodule(module), role)
         return leaf
 
-    def _run(self, step: _Step, operands: list[Tensor]) -> Tensor:
+    def _run(self, step: Step, operands: list[Tensor]) -> Tensor:
         op = step.node.op
         if not step.is_module:
             if isinstance(op, BatchNorm) and self.training:
                 raise self.graph.training_form_violation() or AssertionError(step.node.name)
-            return compute(op, operands)
+            overwrite = self._overwrites and step.overwrites
+            if self._low:
+                return compute_in(self._low, op, operands, overwrite=overwrite)
+            return compute(op, operands, overwrite=overwrite)
         # Looked up at each call: converters such as convert_sync_batchnorm replace modules.
         module = self.get_submodule(step.node.name)
-        if isinstance(op, BatchNorm) and module.training:
+        if isinstance(op, BatchNorm) and module.training and not isinstance(module, SyncedBatchNorm2d):
             require_spread(step.node.name, operands[0].shape)
         if isinstance(op, Conv2d):
-            operands = [split_padding(operands[0], op.padding)[0]]
+            operands = [split_padding(safe_operand(op, operands[0], step.kernel), op.padding)[0]]
         result: Tensor = module(*operands)
         return result
 
@@ -118,23 +148,16 @@ class CompiledGraph(nn.Module):
         return f"graph={self.graph.digest[:12]}, outputs={list(self.graph.outputs)}"
 
 
-class BiasedBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm whose running variance divides by n, where torch's divides by n - 1."""
+class LowConv2d(nn.Conv2d):
+    """A convolution of parameters in float32 and a feature map of two bytes a value, whose type it takes."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """N x C x h x w, as `nn.BatchNorm2d`."""
-        if not self.training:
-            return super().forward(input)
-        with torch.no_grad():
-            variance, mean = torch.var_mean(input, dim=(0, 2, 3), correction=0)
-            assert self.running_mean is not None and self.running_var is not None
-            assert self.momentum is not None
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance, self.momentum)
-        return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        bias = bias if bias is None else bias.to(input.dtype)
+        result: Tensor = super()._conv_forward(input, weight.to(input.dtype), bias)
+        return result
 
 
-def _module(node: Node, graph: Graph) -> nn.Module | None:
+def _module(node: Node, graph: Graph, low: Precision | None) -> nn.Module | None:
     """The module of a node whose stored operands are leaves of its own, under its own name."""
     if not isinstance(node.op, (Conv2d, BatchNorm)):
         return None
@@ -143,16 +166,18 @@ def _module(node: Node, graph: Graph) -> nn.Module | None:
         return None
     match node.op:
         case Conv2d() as op:
-            return _conv2d(op, graph.leaves[leaves[0]], has_bias=len(leaves) == 2)
+            return _conv2d(
+                LowConv2d if low else nn.Conv2d, op, graph.leaves[leaves[0]], has_bias=len(leaves) == 2
+            )
         case BatchNorm() as op:
             kind = nn.BatchNorm2d if op.unbiased else BiasedBatchNorm2d
             return kind(graph.leaves[leaves[0]].shape[0], eps=op.eps, momentum=op.momentum)
 
 
-def _conv2d(op: Conv2d, weight: Parameter, *, has_bias: bool) -> nn.Conv2d:
+def _conv2d(kind: type[nn.Conv2d], op: Conv2d, weight: Parameter, *, has_bias: bool) -> nn.Conv2d:
     out, per_group, *kernel = weight.shape
     padding = (op.padding[0], op.padding[2]) if symmetric(op.padding) else (0, 0)
-    return nn.Conv2d(
+    return kind(
         per_group * op.groups, out, (kernel[0], kernel[1]), op.stride, padding, op.dilation, op.groups,
         bias=has_bias,
     )  # fmt: skip
@@ -189,21 +214,6 @@ def _attach_leaf(root: nn.Module, path: str, leaf: Parameter) -> None:
         parent.register_parameter(name, nn.Parameter(value))
     else:
         parent.register_buffer(name, value)
-
-
-def _schedule(graph: Graph, modules: set[str]) -> tuple[_Step, ...]:
-    steps = [node for node in graph.order if not isinstance(node.op, (Input, Parameter))]
-    operands = {node.name: node.operands[:1] if node.name in modules else node.operands for node in steps}
-    last_use = {name: node.name for node in steps for name in operands[node.name]}
-    kept = {*graph.outputs.values(), *graph.leaves}
-    finished: dict[str, list[str]] = {}
-    for name, user in last_use.items():
-        if name not in kept:
-            finished.setdefault(user, []).append(name)
-    return tuple(
-        _Step(node, node.name in modules, operands[node.name], tuple(finished.get(node.name, ())))
-        for node in steps
-    )
 
 
 def load_weights(model: CompiledGraph, weights: Mapping[str, NDArray[Any]]) -> None:

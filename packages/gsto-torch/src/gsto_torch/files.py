@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from gsto_spec import WeightsError
 from gsto_spec.weights import load_directory, save_directory
 from gsto_torch.compile import CompiledGraph, compile, weights_of
 
@@ -18,6 +19,13 @@ def save(model: CompiledGraph, directory: str | Path, card: Mapping[str, Any] | 
 
 
 def load(directory: str | Path, *, dtype: torch.dtype | None = None) -> CompiledGraph:
-    """Open a saved model, whichever backend wrote it; see `gsto_spec.weights.load_directory` for errors."""
-    graph, weights, _ = load_directory(directory)
+    """Open a saved model, whichever backend wrote it.
+
+    Raises `WeightsError` or `GraphError` for files that are missing, broken, foreign, or not the ones that
+    the card describes.
+    """
+    try:
+        graph, weights, _ = load_directory(directory)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise WeightsError(str(error)) from None
     return compile(graph, weights, dtype=dtype)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
-from typing import assert_never
+from typing import Any, assert_never
 
 import torch
 import torch.nn.functional as F
@@ -29,29 +28,70 @@ from gsto_spec.ops import (
     Slice,
     Softmax,
 )  # fmt: skip
+from gsto_spec.precision import Precision, computes_in, stored_in
+
+DTYPES = {
+    "float32": torch.float32, "float64": torch.float64,
+    "bfloat16": torch.bfloat16, "float16": torch.float16,
+}  # fmt: skip
+"""The types that `gsto_spec.precision` speaks of."""
 
 
-def compute(op: Op, operands: Sequence[Tensor]) -> Tensor:
-    """The result of one op whose leaves are plain operands, in inference mode."""
+def compute_in(
+    precision: Precision, op: Op, operands: Sequence[Tensor], *, overwrite: bool = False
+) -> Tensor:
+    """`compute` by `gsto_spec.precision`, for precisions whose feature maps take two bytes a value."""
+    stored, computed = DTYPES[stored_in(precision)], DTYPES[computes_in(op, precision)]
+    if isinstance(op, Mul):
+        product: Tensor = _WideProduct.apply(*(operand.to(stored) for operand in operands))  # type: ignore[no-untyped-call]
+        return product
+    # What only lends its size stays as it is.
+    read = 1 if isinstance(op, (Resize, AdaptiveAvgPool)) else len(operands)
+    wide = [operand.to(computed) for operand in operands[:read]]
+    return compute(op, [*wide, *operands[read:]], overwrite=overwrite).to(stored)
+
+
+class _WideProduct(torch.autograd.Function):
+    """A product and its gradient computed in float32, which keeps its factors in their own type."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y)
+        return (x.float() * y.float()).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = ctx.saved_tensors
+        gradient = gradients[0].float()
+        return tuple(
+            (gradient * other.float()).sum_to_size(own.shape).to(own.dtype) for own, other in ((x, y), (y, x))
+        )
+
+
+def compute(op: Op, operands: Sequence[Tensor], *, overwrite: bool = False) -> Tensor:
+    """The result of one op whose leaves are plain operands, in inference mode.
+
+    With `overwrite` a relu or sum may put it in the place of its first operand.
+    """
     x = operands[0]
     match op:
         case Input() | Parameter():
             raise AssertionError(f"a leaf has a value, it is not computed: {op.kind}")
         case Conv2d():
             bias = operands[2] if len(operands) == 3 else None
-            x, padding = split_padding(x, op.padding)
+            x, padding = split_padding(safe_operand(op, x, operands[1].shape[2:]), op.padding)
             return F.conv2d(x, operands[1], bias, op.stride, padding, op.dilation, op.groups)
         case BatchNorm():
             weight, bias, mean, variance = operands[1:]
             return F.batch_norm(x, mean, variance, weight, bias, eps=op.eps)
         case Relu():
-            return F.relu(x)
+            return F.relu(x, inplace=overwrite)
         case Sigmoid():
             return torch.sigmoid(x)
         case Softmax():
             return F.softmax(x, dim=1)
         case Add():
-            return reduce(torch.add, operands)
+            return _sum(operands, overwrite)
         case Mul():
             return x * operands[1]
         case Concat():
@@ -66,9 +106,18 @@ def compute(op: Op, operands: Sequence[Tensor]) -> Tensor:
             x = F.pad(x, _torch_order(op.padding), value=float("-inf")) if any(op.padding) else x
             return F.max_pool2d(x, op.kernel, op.stride)
         case AdaptiveAvgPool():
-            return F.adaptive_avg_pool2d(x, op.size or _size(operands[1]))
+            return adaptive_avg_pool(x, op.size or _size(operands[1]))
         case _:
             assert_never(op)
+
+
+def _sum(operands: Sequence[Tensor], overwrite: bool) -> Tensor:
+    total, *others = operands
+    for other in others:
+        fits = all(own >= its for own, its in zip(total.shape, other.shape, strict=True))
+        total = total.add_(other) if overwrite and fits else total + other
+        overwrite = True  # an intermediate sum is nobody else's
+    return total
 
 
 def _size(x: Tensor) -> tuple[int, int]:
@@ -82,12 +131,20 @@ def _torch_order(padding: Padding) -> tuple[int, int, int, int]:
 
 def split_padding(x: Tensor, padding: Padding) -> tuple[Tensor, tuple[int, int]]:
     """What torch's own padding cannot express is padded here; the rest is left to the convolution."""
-    if x.shape[1] == 1:
-        # Its strides may be those of channels_last, which torch's CPU kernels then misread (pytorch#82060).
-        x = x.squeeze(1).unsqueeze(1)
     if symmetric(padding):
         return x, (padding[0], padding[2])
     return F.pad(x, _torch_order(padding)), (0, 0)
+
+
+def safe_operand(op: Conv2d, x: Tensor, kernel: tuple[int, ...]) -> Tensor:
+    """What a convolution reads, in a layout with which torch's CPU kernels go right."""
+    if x.shape[1] == 1:
+        # Its strides may be those of channels_last, which torch's CPU kernels then misread (pytorch#82060).
+        return x.squeeze(1).unsqueeze(1)
+    if x.device.type == "cpu" and op.stride != (1, 1) and kernel == (1, 1):
+        # In channels_last the gradient of torch 2.13 writes 16 channels at a time beyond a map of fewer.
+        return x.contiguous() if x.shape[1] % 16 else x
+    return x
 
 
 def symmetric(padding: Padding) -> bool:
@@ -122,3 +179,19 @@ def avg_pool(op: AvgPool, x: Tensor) -> Tensor:
     if op.count_padding:
         return mean
     return mean / F.avg_pool2d(F.pad(torch.ones_like(x[:1, :1]), sides), op.kernel, op.stride)
+
+
+def adaptive_avg_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """The mean of each of the windows that divide `x` into `size`."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return F.adaptive_avg_pool2d(x, size)
+    # CUDA has no deterministic gradient of it; of products of matrices it has.
+    rows, columns = (_windows(x.shape[2 + axis], size[axis]).to(x) for axis in (0, 1))
+    return rows @ x @ columns.T
+
+
+def _windows(source: int, target: int) -> Tensor:
+    """target x source: the weight of every value in every window's mean."""
+    window, place = torch.arange(target)[:, None], torch.arange(source)
+    start, stop = window * source // target, -(-(window + 1) * source // target)
+    return ((place >= start) & (place < stop)) / (stop - start)

@@ -1,4 +1,8 @@
-"""Checkpoints: folders `step-000250/` of state.safetensors and checkpoint.json, whole or not there."""
+"""Checkpoints: folders `step-000250/` of tensors, what they belong to, and digests; whole or not there.
+
+`state.safetensors` holds a trainer's state, `checkpoint.json` a `Progress`, and `SHA256SUMS` the digests of
+both, as `sha256sum -c` reads them.
+"""
 
 import hashlib
 import json
@@ -20,22 +24,34 @@ from gsto_train.files import whole_folder, write_synced
 State = dict[str, NDArray[Any]]
 
 KEPT = 2
-"""Checkpoints that remain: the newest, and one to fall back on."""
+"""Checkpoints that remain beside the best one: the newest, and one to fall back on."""
 
-_TENSORS, _DESCRIPTION = "state.safetensors", "checkpoint.json"
+FORMAT = 2
+
+_TENSORS, _DESCRIPTION, _DIGESTS = "state.safetensors", "checkpoint.json", "SHA256SUMS"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a checkpoint says of its run beside the tensors: steps done, seconds trained, and whose it is."""
+    """What a checkpoint says of its run beside the tensors.
+
+    `samples` is the sampler's position: how many samples were drawn, which with the seed says what comes
+    next. `skipped` counts the steps left out for not being finite. `best_step` and `best_score` are those of
+    the best evaluation before this step. `environment` is what rounding depends on, threads included.
+    """
 
     step: int
+    samples: int
     seconds: float
+    skipped: int
+    best_step: int | None
+    best_score: float | None
     seed: int
     backend: str
     graph_digest: str
     training_pictures: int
     settings: Mapping[str, object]
+    environment: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -52,19 +68,28 @@ class BrokenCheckpoint(Exception):
 
 
 def save(folder: Path, progress: Progress, state: Mapping[str, NDArray[Any]]) -> Path:
-    """Write `folder`/step-NNNNNN and return it; older ones go once it is whole, all but the one before it.
+    """Write `folder`/step-NNNNNN and return it.
 
-    Raises `FloatingPointError`, naming the tensor, rather than keep a state that is not finite, and OSError.
+    Older ones go once it is whole and on the disk: all but the one before it and the best. `folder` is made
+    where it is missing, what it lies in is not. Raises `FloatingPointError`, naming the tensor, rather than
+    keep a state that is not finite, and OSError.
     """
-    _check_finite(state)
-    path = folder / _folder_name(progress.step)
-    tensors = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in state.items()})
-    description = {"format": 1, **asdict(progress), "sha256": hashlib.sha256(tensors).hexdigest()}
+    check_finite(state)
+    folder.mkdir(exist_ok=True)
+    path = folder / folder_name(progress.step)
+    contents = encode(progress, state)
     with whole_folder(path) as temporary:
-        write_synced(temporary / _TENSORS, tensors)
-        write_synced(temporary / _DESCRIPTION, json.dumps(description, indent=1).encode())
-    _prune(folder, progress.step)
+        for name, content in contents.items():
+            write_synced(temporary / name, content)
+    _prune(folder, progress)
     return path
+
+
+def encode(progress: Progress, state: Mapping[str, NDArray[Any]]) -> dict[str, bytes]:
+    """Return the files of a checkpoint: name -> bytes."""
+    tensors = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in state.items()})
+    description = json.dumps({"format": FORMAT, **asdict(progress)}, indent=1).encode()
+    return {_TENSORS: tensors, _DESCRIPTION: description, _DIGESTS: _digests(tensors, description)}
 
 
 def newest(folder: Path, report: Callable[[str], None]) -> Checkpoint | None:
@@ -90,19 +115,56 @@ def newest(folder: Path, report: Callable[[str], None]) -> Checkpoint | None:
 def read(path: Path) -> Checkpoint:
     """Read a checkpoint's folder; raises `BrokenCheckpoint` unless its bytes are those that were written."""
     try:
-        description = json.loads((path / _DESCRIPTION).read_bytes())
-        progress = Progress(**{each.name: description[each.name] for each in fields(Progress)})
-        tensors = (path / _TENSORS).read_bytes()
-        _check_progress(progress, path)
+        contents = {name: (path / name).read_bytes() for name in (_TENSORS, _DESCRIPTION, _DIGESTS)}
     except FileNotFoundError as error:
         raise BrokenCheckpoint(f"no {Path(error.filename).name}") from None
     except OSError as error:
         raise BrokenCheckpoint(f"{error.filename}: {error.strerror}") from None
+    progress, state = decode(contents)
+    if path.name != folder_name(progress.step):
+        raise BrokenCheckpoint(f"step: expected that of the folder's name, found {progress.step}")
+    return Checkpoint(path, progress, state)
+
+
+def decode(contents: Mapping[str, bytes]) -> tuple[Progress, State]:
+    """Return what `encode` was given; raises `BrokenCheckpoint` for anything but its bytes."""
+    tensors, description = contents[_TENSORS], contents[_DESCRIPTION]
+    if contents[_DIGESTS] != _digests(tensors, description):
+        raise BrokenCheckpoint(f"{_broken_file(contents)} is not what was written: its SHA-256 differs")
+    return _progress(description), _tensors(tensors)
+
+
+def folder_name(step: int) -> str:
+    """Return the name of the folder of a step's checkpoint."""
+    return f"step-{step:06d}"
+
+
+def _digests(tensors: bytes, description: bytes) -> bytes:
+    lines = (
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+        for name, content in ((_TENSORS, tensors), (_DESCRIPTION, description))
+    )
+    return "".join(lines).encode()
+
+
+def _broken_file(contents: Mapping[str, bytes]) -> str:
+    """Return which file is not what its digest says; the digests themselves where both or none are."""
+    written = contents[_DIGESTS].splitlines()
+    now = _digests(contents[_TENSORS], contents[_DESCRIPTION]).splitlines()
+    broken = [name for name, line in zip((_TENSORS, _DESCRIPTION), now, strict=True) if line not in written]
+    return broken[0] if len(broken) == 1 else _DIGESTS
+
+
+def _progress(content: bytes) -> Progress:
+    try:
+        description = json.loads(content)
+        if description["format"] != FORMAT:
+            raise ValueError(f"format: expected {FORMAT}, found {description['format']!r}")
+        progress = Progress(**{each.name: description[each.name] for each in fields(Progress)})
+        _check_progress(progress)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BrokenCheckpoint(f"{_DESCRIPTION} does not hold what it should: {error!r}") from None
-    if hashlib.sha256(tensors).hexdigest() != description.get("sha256"):
-        raise BrokenCheckpoint(f"{_TENSORS} is not what was written: its SHA-256 differs")
-    return Checkpoint(path, progress, _tensors(tensors))
+    return progress
 
 
 def _tensors(content: bytes) -> State:
@@ -113,28 +175,25 @@ def _tensors(content: bytes) -> State:
         raise BrokenCheckpoint(f"{_TENSORS} holds no tensors: {error!r}") from None
 
 
-def _check_progress(progress: Progress, path: Path) -> None:
+def _check_progress(progress: Progress) -> None:
     """Raise ValueError for a field that is not what `save` writes."""
     found: dict[str, Any] = asdict(progress)
-    counts = {name: found[name] for name in ("step", "seed", "training_pictures")}
-    for name, value in counts.items():
+    best = [] if progress.best_step is None else ["best_step"]
+    for name in ("step", "samples", "skipped", "seed", "training_pictures", *best):
+        value = found[name]
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ValueError(f"{name}: expected a whole number, found {value!r}")
-    if path.name != _folder_name(progress.step):
-        raise ValueError(f"step: expected that of the folder's name, found {progress.step}")
-    seconds = found["seconds"]
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
-        raise ValueError(f"seconds: expected a number, found {seconds!r}")
-    for name, kind in (("backend", str), ("graph_digest", str), ("settings", dict)):
-        if not isinstance(getattr(progress, name), kind):
-            raise ValueError(f"{name}: expected a {kind.__name__}, found {getattr(progress, name)!r}")
+    for name in ("seconds", *(["best_score"] if best else [])):
+        value = found[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{name}: expected a number, found {value!r}")
+    for name, kind in (("backend", str), ("graph_digest", str), ("settings", dict), ("environment", dict)):
+        if not isinstance(found[name], kind):
+            raise ValueError(f"{name}: expected a {kind.__name__}, found {found[name]!r}")
 
 
-def _folder_name(step: int) -> str:
-    return f"step-{step:06d}"
-
-
-def _check_finite(state: Mapping[str, NDArray[Any]]) -> None:
+def check_finite(state: Mapping[str, NDArray[Any]]) -> None:
+    """Raise `FloatingPointError`, naming the first tensor that is not finite."""
     for name, array in state.items():
         if not np.isfinite(array).all():
             raise FloatingPointError(name)
@@ -146,9 +205,14 @@ def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
             yield int(match[1]), path
 
 
-def _prune(folder: Path, step: int) -> None:
-    """Remove all but the last ones up to `step`; one past it was found broken when the run resumed."""
-    kept = sorted(number for number, _ in _numbered(folder) if number <= step)[-KEPT:]
+def _prune(folder: Path, progress: Progress) -> None:
+    """Remove all but the best and the last ones up to this step, and what a killed run left half-written.
+
+    One past this step was found broken when the run resumed.
+    """
+    kept = sorted(number for number, _ in _numbered(folder) if number <= progress.step)[-KEPT:]
     for number, path in _numbered(folder):
-        if number not in kept:
+        if number not in kept and number != progress.best_step:
             shutil.rmtree(path, ignore_errors=True)
+    for rest in folder.glob(".step-*"):
+        shutil.rmtree(rest, ignore_errors=True)

@@ -1,39 +1,23 @@
 """The command `gsto-train`; it imports nothing heavy before it is asked to do something."""
 
 import json
-import signal
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from gsto_train.output import OutputError, give_up, standard_output
+from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, out_of_memory, path, run_command
+from gsto_train.output import OutputError, standard_output
 
 if TYPE_CHECKING:
     from gsto_train.job import Job
 
-DONE, FAILED, WRONG_INPUT = 0, 1, 2
-"""Exit statuses; an interrupted run ends with 128 + the signal's number."""
+NAME = "gsto-train"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command with `arguments` (without: the process's) and exit with its status."""
-    try:
-        status = command.main(
-            None if arguments is None else list(arguments), "gsto-train", standalone_mode=False
-        )
-    except click.ClickException as error:
-        status = _fail(error.format_message(), WRONG_INPUT)
-    except (click.Abort, KeyboardInterrupt):
-        status = _fail("interrupted; nothing was begun, run the same command again", 128 + signal.SIGINT)
-    except OutputError as error:
-        status = _fail(str(error), FAILED)
-    except OSError as error:  # Of --help and --version, which print by themselves.
-        give_up()
-        status = _fail(f"{error.filename or 'standard output'}: {error.strerror}", FAILED)
-    sys.exit(status)
+    run_command(command, NAME, arguments, interrupted="nothing was begun, run the same command again")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -61,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in --output from its last whole checkpoint.")
 @click.option("--device", metavar="auto|cpu|cuda", help="Where to train.")
-@click.option("--precision", metavar="NAME", help="Arithmetic: float32, tf32 (GPU), float64.")
+@click.option(
+    "--precision", metavar="NAME", help="Arithmetic: float32, tf32 (GPU), bfloat16, float16, float64."
+)
 @click.option(
     "--json",
     "as_json",
@@ -115,10 +101,12 @@ def _train(
     as_json: bool,
 ) -> int:
     from gsto_spec import GstoError
+    from gsto_train.data.loader import LoaderError
     from gsto_train.errors import InputError
     from gsto_train.interrupts import Interrupted, Interrupts
     from gsto_train.job import Request, prepare
     from gsto_train.loop import TrainingError, run
+    from gsto_train.processes import Elsewhere
     from gsto_train.report import Report
     from gsto_train.runfolder import RESULT
     from gsto_train.schema import assignment
@@ -128,44 +116,38 @@ def _train(
         with interrupts.installed():
             given = {key: value for key, value in shortcuts.items() if value is not None}
             overrides = {**dict(map(assignment, assignments)), **given}
-            _check_output(output)
-            job = prepare(Request(backend, benchmark, overrides, Path(output) if output else None, resume))
-            result = run(job, Report(json=as_json), interrupts)
-            if as_json:
+            folder = path("--output", output) if output else None
+            job = prepare(Request(backend, benchmark, overrides, folder, resume))
+            first = job.processes.first
+            result = run(job, Report(json=as_json, silent=not first), interrupts)
+            if as_json and first:
                 with standard_output():
                     click.echo(json.dumps(result, indent=1, ensure_ascii=False))
     except (InputError, GstoError) as error:
-        return _fail(str(error), WRONG_INPUT)
+        return fail(NAME, str(error), WRONG_INPUT)
     except TrainingError as error:
-        return _fail(str(error), FAILED)
+        return fail(NAME, str(error), FAILED)
+    except LoaderError as error:
+        return fail(NAME, f"{error}; {_how_to_go_on(job)}", FAILED)
+    except Elsewhere:
+        return FAILED
     except Interrupted as interrupted:
-        return _fail(f"interrupted; {_how_to_go_on(job)}", interrupted.status)
+        if job is not None and not job.processes.first:
+            return interrupted.status
+        return fail(NAME, f"interrupted; {_how_to_go_on(job)}", interrupted.status)
     except OSError as error:
         problem = f"{error.filename or 'standard error'}: {error.strerror}"
         if job is None:
-            return _fail(f"{problem}; mend that and run the same command again", FAILED)
-        return _fail(f"{problem}; mend that (is the disk full?), then {_how_to_go_on(job)}", FAILED)
+            return fail(NAME, f"{problem}; mend that and run the same command again", FAILED)
+        return fail(NAME, f"{problem}; mend that (is the disk full?), then {_how_to_go_on(job)}", FAILED)
     except OutputError as error:
         where = f"; the run is complete, its scores are in {job.folder.path / RESULT}" if job else ""
-        return _fail(f"{error}{where}", FAILED)
+        return fail(NAME, f"{error}{where}", FAILED)
     except Exception as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
-        return _fail(f"out of memory: {str(error) or 'none is left'}; {_how_to_need_less(job)}", FAILED)
+        return fail(NAME, f"out of memory: {str(error) or 'none is left'}; {_how_to_need_less(job)}", FAILED)
     return DONE
-
-
-def _check_output(output: str | None) -> None:
-    from gsto_train.errors import InputError, is_text
-
-    if output is not None and not is_text(output):
-        raise InputError(f"--output {output!a}: expected a path in UTF-8; give another")
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Return whether an allocation failed; frameworks and cv2 say so in types of their own."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "alloc" in text
 
 
 def _how_to_need_less(job: "Job | None") -> str:
@@ -179,9 +161,3 @@ def _how_to_need_less(job: "Job | None") -> str:
 
 def _how_to_go_on(job: "Job | None") -> str:
     return f"go on with: {job.resume_command}" if job else "nothing was begun, run the same command again"
-
-
-def _fail(message: str, status: int) -> int:
-    """Say what is wrong in one line, and return the exit status."""
-    click.echo(f"gsto-train: {' '.join(message.split())}", err=True)
-    return status

@@ -2,28 +2,20 @@
 
 import dataclasses
 import json
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import click
 
-DONE, FAILED, WRONG_INPUT = 0, 1, 2
+from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, run_command
+
+NAME = "gsto-convert"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command with `arguments` (without: the process's) and exit with its status."""
-    try:
-        status = command.main(
-            None if arguments is None else list(arguments), "gsto-convert", standalone_mode=False
-        )
-    except click.ClickException as error:
-        status = _fail(error.format_message(), WRONG_INPUT)
-    except click.Abort:
-        status = _fail("interrupted; nothing was written", 128 + signal.SIGINT)
-    sys.exit(status)
+    run_command(command, NAME, arguments, interrupted="nothing was written")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -78,18 +70,12 @@ def command(
             graph = None if architecture is None else locate(architecture, classes=classes, form=form)
             report = convert(source, target, graph=graph, reading=reading, force=force)
     except (InputError, GstoError) as error:
-        return _fail(str(error), WRONG_INPUT)
+        return fail(NAME, str(error), WRONG_INPUT)
     except ConversionError as error:
-        return _fail(str(error), FAILED)
+        return fail(NAME, str(error), FAILED)
     except OSError as error:
-        return _fail(f"{error.filename or target}: {error.strerror}; nothing was written", FAILED)
+        return fail(NAME, f"{error.filename or target}: {error.strerror}; nothing was written", FAILED)
     except Interrupted as interrupted:
-        return _fail("interrupted; nothing was written", interrupted.status)
+        return fail(NAME, "interrupted; nothing was written", interrupted.status)
     click.echo(json.dumps(dataclasses.asdict(report), indent=1) if as_json else str(report))
     return DONE
-
-
-def _fail(message: str, status: int) -> int:
-    """Say what is wrong in one line, and return the exit status."""
-    click.echo(f"gsto-convert: {' '.join(message.split())}", err=True)
-    return status

@@ -2,23 +2,20 @@
 
 import json
 import os
-import signal
-import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, NoReturn, Union
 
 import click
 
-from gsto_train.output import OutputError, give_up, standard_output
+from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, run_command
+from gsto_train.output import standard_output
 
 if TYPE_CHECKING:
     from gsto_train.data.check import SplitReport
     from gsto_train.keypoint_check import KeypointReport
-    from gsto_train.resolve import Part
-    from gsto_train.settings import Settings
+    from gsto_train.settings import Part, Settings
 
-FINE, PROBLEMS, WRONG_INPUT = 0, 1, 2
-"""Exit statuses."""
+NAME = "gsto-data"
 
 _SHOWN = 20
 
@@ -26,22 +23,9 @@ Checked = Union["SplitReport", "KeypointReport"]
 """What is said of one part."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command with `arguments` (without: the process's) and exit with its status."""
-    try:
-        status = command.main(
-            None if arguments is None else list(arguments), "gsto-data", standalone_mode=False
-        )
-    except click.ClickException as error:
-        status = _fail(error.format_message(), WRONG_INPUT)
-    except (click.Abort, KeyboardInterrupt):
-        status = _fail("interrupted; nothing was written", 128 + signal.SIGINT)
-    except OutputError as error:
-        status = _fail(str(error), PROBLEMS)
-    except OSError as error:  # Of --help and --version, which print by themselves.
-        give_up()
-        status = _fail(f"{error.filename or 'standard output'}: {error.strerror}", PROBLEMS)
-    sys.exit(status)
+    run_command(command, NAME, arguments, interrupted="nothing was written")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -72,6 +56,7 @@ def check(
     Ends with 0 where nothing is missing or broken, 1 where something is, 2 where the question is wrong.
     """
     from gsto_spec import GstoError
+    from gsto_train.data.findings import problems as count_problems
     from gsto_train.errors import InputError
     from gsto_train.schema import assignment
 
@@ -80,14 +65,14 @@ def check(
         settings = _settings(benchmark, overrides)
         reports = _reports(settings, threads or os.cpu_count() or 1, as_json)
     except (InputError, GstoError) as error:
-        return _fail(str(error), WRONG_INPUT)
-    problems = sum(report.problems for report in reports.values())
+        return fail(NAME, str(error), WRONG_INPUT)
+    problems = sum(count_problems(report.findings) for report in reports.values())
     with standard_output():
         if as_json:
             click.echo(json.dumps(_as_json(benchmark, settings.data.folder, reports, problems), indent=1))
         else:
             _show(reports, problems)
-    return PROBLEMS if problems else FINE
+    return FAILED if problems else DONE
 
 
 def _settings(benchmark: str, overrides: Mapping[str, object]) -> "Settings":
@@ -111,8 +96,8 @@ def _reports(settings: "Settings", threads: int, as_json: bool) -> dict[str, "Ch
     from gsto_train.data.findings import Finding
     from gsto_train.errors import InputError
     from gsto_train.report import Report
-    from gsto_train.resolve import PARTS, open_split
-    from gsto_train.settings import KEYPOINTS
+    from gsto_train.resolve import open_split
+    from gsto_train.settings import KEYPOINTS, PARTS
 
     reports, opened, progress = dict[str, "Checked"](), [], Report(json=as_json)
     for part in PARTS:
@@ -135,9 +120,10 @@ def _reports(settings: "Settings", threads: int, as_json: bool) -> dict[str, "Ch
 
 
 def _keypoint_report(settings: "Settings", part: "Part") -> "Checked":
-    from gsto_train.keypoint_check import check_keypoints, open_leniently
+    from gsto_train.keypoint_check import check_keypoints
+    from gsto_train.pose.task import open_part
 
-    return check_keypoints(open_leniently(settings, settings.data.folder, part))
+    return check_keypoints(open_part(settings, part, skip_unreadable=True))
 
 
 def _as_json(
@@ -156,9 +142,3 @@ def _show(reports: Mapping[str, "Checked"], problems: int) -> None:
         if len(report.findings) > _SHOWN:
             click.echo(f"  and {len(report.findings) - _SHOWN} more findings; --json has them all")
     click.echo(f"{problems} problems" if problems else "nothing is missing or broken")
-
-
-def _fail(message: str, status: int) -> int:
-    """Say what is wrong in one line, and return the exit status."""
-    click.echo(f"gsto-data: {' '.join(message.split())}", err=True)
-    return status

@@ -1,35 +1,20 @@
 """The command `gsto-eval`; it imports nothing heavy before it is asked to do something."""
 
 import json
-import signal
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import click
 
-from gsto_train.output import OutputError, give_up, standard_output
+from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, out_of_memory, path, run_command
+from gsto_train.output import standard_output
 
-DONE, FAILED, WRONG_INPUT = 0, 1, 2
+NAME = "gsto-eval"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command with `arguments` (without: the process's) and exit with its status."""
-    try:
-        status = command.main(
-            None if arguments is None else list(arguments), "gsto-eval", standalone_mode=False
-        )
-    except click.ClickException as error:
-        status = _fail(error.format_message(), WRONG_INPUT)
-    except (click.Abort, KeyboardInterrupt):
-        status = _fail("interrupted; nothing was written, run the same command again", 128 + signal.SIGINT)
-    except OutputError as error:
-        status = _fail(str(error), FAILED)
-    except OSError as error:  # Of --help and --version, which print by themselves.
-        give_up()
-        status = _fail(f"{error.filename or 'standard output'}: {error.strerror}", FAILED)
-    sys.exit(status)
+    run_command(command, NAME, arguments, interrupted="nothing was written, run the same command again")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -118,7 +103,7 @@ def _score(
     architecture, classes, form, inplace_abn = network
     try:
         with Interrupts().installed():
-            places = {option: _path(option, text) for option, text in paths.items() if text is not None}
+            places = {option: path(option, text) for option, text in paths.items() if text is not None}
             given = {key: value for key, value in shortcuts.items() if value is not None}
             request = ScoringRequest(
                 backend=backend,
@@ -134,39 +119,22 @@ def _score(
                 with standard_output():
                     click.echo(json.dumps(result, indent=1, ensure_ascii=False))
     except (InputError, GstoError) as error:
-        return _fail(str(error), WRONG_INPUT)
+        return fail(NAME, str(error), WRONG_INPUT)
     except SubmissionError as error:
-        return _fail(f"{error}; nothing was submitted, run the same command again", FAILED)
+        return fail(NAME, f"{error}; nothing was submitted, run the same command again", FAILED)
     except Interrupted as interrupted:
-        return _fail("interrupted; run the same command again", interrupted.status)
+        return fail(NAME, "interrupted; run the same command again", interrupted.status)
     except OSError as error:
-        return _fail(f"{error.filename or 'standard error'}: {error.strerror}; mend that, try again", FAILED)
+        return fail(
+            NAME, f"{error.filename or 'standard error'}: {error.strerror}; mend that, try again", FAILED
+        )
     except Exception as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
-        return _fail(
+        return fail(
+            NAME,
             f"out of memory: {str(error) or 'none is left'}; predict less at once, with a smaller "
             "train.evaluation_batch or evaluation.window",
             FAILED,
         )
     return DONE
-
-
-def _path(option: str, text: str) -> Path:
-    from gsto_train.errors import InputError, is_text
-
-    if not is_text(text):
-        raise InputError(f"{option} {text!a}: expected a path in UTF-8; give another")
-    return Path(text)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Return whether an allocation failed; frameworks and cv2 say so in types of their own."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "alloc" in text
-
-
-def _fail(message: str, status: int) -> int:
-    """Say what is wrong in one line, and return the exit status."""
-    click.echo(f"gsto-eval: {' '.join(message.split())}", err=True)
-    return status

@@ -20,6 +20,7 @@ from gsto_train.errors import InputError
 from gsto_train.metrics import CityscapesCounts, CityscapesScores, ConfusionMatrix, SegmentationScores
 from gsto_train.metrics.segmentation import AbsentClasses
 from gsto_train.procedures import WHOLE, Procedure, Size, class_planes, largest, resize
+from gsto_train.processes import ALONE, Processes, Sum
 from gsto_train.settings import DataSettings, EvaluationSettings
 
 
@@ -78,15 +79,17 @@ def evaluate(
     evaluation: Evaluation = PLAIN,
     on_pictures: Callable[[int], None] = lambda count: None,
     on_classes: OnClasses = lambda name, classes: None,
+    processes: Processes = ALONE,
 ) -> SegmentationScores:
-    """Return the scores of the first output over every picture once.
+    """Return the scores of the first output over every picture once, each predicted by one of `processes`.
 
     Those of a data set with instance maps are `CityscapesScores`, unless labels are resized. `on_classes`
-    gets every picture's name and classes, (H, W); `on_pictures` hears of each batch.
+    gets the name and classes, (H, W), of every picture of this process; `on_pictures` hears of each batch.
     """
-    scorer = _scorer(dataset, evaluation)
+    scorer, indices = _scorer(dataset, evaluation), processes.share(len(dataset))
     seen = 0
-    with closing(evaluation_batches(dataset, batch=batch, threads=threads)) as batches:
+    batches = evaluation_batches(dataset, batch=batch, threads=threads, indices=indices)
+    with processes.together(), closing(batches):
         for loaded in batches:
             label = _resized_label(loaded, evaluation)
             size: Size = (label.shape[1], label.shape[2])
@@ -94,11 +97,13 @@ def evaluate(
                 predictor, loaded.image, evaluation.procedure, size, align_corners=align_corners
             )
             for offset, (name, classes) in enumerate(zip(loaded.names, largest(planes), strict=True)):
-                scorer.update(seen + offset, label[offset], classes)
+                scorer.update(indices[seen + offset], label[offset], classes)
                 on_classes(name, classes)
             seen += len(loaded.names)
             on_pictures(len(loaded.names))
-    assert seen == len(dataset), f"scored {seen} pictures of {len(dataset)}"
+    scorer.gather(processes.sum)
+    scored = int(processes.sum(np.array([seen]))[0])
+    assert scored == len(dataset), f"scored {scored} pictures of {len(dataset)}"
     return scorer.scores()
 
 
@@ -159,6 +164,9 @@ class WithInstances(Protocol):
 class _Scorer(Protocol):
     def update(self, index: int, label: NDArray[np.int64], classes: NDArray[np.uint8]) -> None: ...
 
+    def gather(self, add: Sum) -> None:
+        """Take in what every process counted."""
+
     def scores(self) -> SegmentationScores: ...
 
 
@@ -168,6 +176,9 @@ class _Plain:
 
     def update(self, index: int, label: NDArray[np.int64], classes: NDArray[np.uint8]) -> None:
         self._confusion.update(label, classes)
+
+    def gather(self, add: Sum) -> None:
+        self._confusion = ConfusionMatrix.from_counts(add(self._confusion.counts))
 
     def scores(self) -> SegmentationScores:
         return self._confusion.scores(absent=self._absent)
@@ -184,6 +195,10 @@ class _Cityscapes:
         # Every id that does not count is as good as 0: none of them costs anything.
         truth = np.where(labelled, label_ids(np.where(labelled, label, 0)), 0)
         self._counts.update(truth, label_ids(classes), self._instance_ids(index))
+
+    def gather(self, add: Sum) -> None:
+        counts = self._counts
+        self._counts = CityscapesCounts.from_counts(add(counts.pixels), add(counts.instances))
 
     def scores(self) -> SegmentationScores:
         return self._counts.scores()

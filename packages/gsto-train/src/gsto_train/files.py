@@ -1,11 +1,21 @@
-"""Files that are either whole or not there, and errors that name the file."""
+"""Files that are either whole or not there, and errors that name the file.
+
+All that a run writes goes through here, so that what a full or vanished disk may interrupt is one list.
+"""
 
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PAUSE = 1.0
+"""Seconds before a write that failed is tried again."""
 
 
 @contextmanager
@@ -27,6 +37,20 @@ def write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def append_synced(path: Path, content: bytes, size: int) -> int:
+    """Append to a file of `size` bytes, wait until that is on the disk, and return the new size.
+
+    What an append that failed left past `size` is dropped first.
+    """
+    with naming(path), open(path, "ab") as file:
+        if file.tell() > size:
+            file.truncate(size)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_size
+
+
 def sync_folder(path: Path) -> None:
     """Wait until the names in a folder are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -39,10 +63,14 @@ def sync_folder(path: Path) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON so that a reader finds the old file or the new one, never a part."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.partial")
+    replace(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file so that a reader finds the old one or the new one, never a part."""
+    temporary = partial(path)
     try:
-        write_synced(temporary, text.encode())
+        write_synced(temporary, content)
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -56,18 +84,57 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     Where filling it fails, nothing remains of it, and what lay at `path` is still there.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = partial(path)
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    os.mkdir(temporary)
     try:
         yield temporary
         sync_folder(temporary)
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-        os.rename(temporary, path)
+        _put(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(path.parent)
+
+
+def tried_twice(write: Callable[[], T], note: Callable[[str], None]) -> T:
+    """Return what `write` does; where it raises OSError, `note` hears of it, and it is tried once more."""
+    try:
+        return write()
+    except OSError as error:
+        note(f"warning: {told(error)}; trying once more")
+        time.sleep(PAUSE)
+        return write()
+
+
+def told(error: OSError) -> str:
+    """Return the file and what is wrong with it."""
+    return f"{error.filename or 'a file'}: {error.strerror or error}"
+
+
+def partial(path: Path) -> Path:
+    """Return where a file or folder is written before it is whole."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def _put(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; what lay there goes afterwards, and comes back where the renaming fails."""
+    if not path.exists() and not path.is_symlink():
+        os.rename(new, path)
+        return
+    old = path.with_name(f".{path.name}.old")
+    _remove(old)
+    os.rename(path, old)
+    try:
+        os.rename(new, path)
+    except OSError:
+        os.rename(old, path)
+        raise
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

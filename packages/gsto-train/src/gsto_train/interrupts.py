@@ -11,10 +11,12 @@ class Interrupted(BaseException):
     """The user or the system asked the run to end; `status` is the exit status that says so.
 
     No `Exception`, so that whoever catches those from foreign code, a user's architecture say, lets it by.
+    `at_once`: raised in the middle of something, where nothing may be waited for.
     """
 
-    def __init__(self, signal_number: int) -> None:
+    def __init__(self, signal_number: int, *, at_once: bool = False) -> None:
         super().__init__(signal.Signals(signal_number).name)
+        self.signal_number, self.at_once = signal_number, at_once
         self.status = 128 + signal_number
 
 
@@ -48,22 +50,16 @@ class Interrupts:
         finally:
             self._announce = None
 
-    @property
-    def received(self) -> bool:
-        """Whether a signal has been noted."""
-        return self._received is not None
-
     def stop_if_received(self) -> None:
         """Raise `Interrupted` where a signal has been noted."""
         if self._received is not None:
-            self._raised = True
             raise Interrupted(self._received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._raised:  # The stack is being unwound already; another exception would cut that short.
             return
-        again, self._received = self.received, number
+        again, self._received = self._received is not None, number
         if again or self._announce is None:
             self._raised = True
-            raise Interrupted(number)
+            raise Interrupted(number, at_once=True)
         self._announce()

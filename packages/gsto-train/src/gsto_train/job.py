@@ -3,7 +3,7 @@
 import math
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -11,15 +11,18 @@ from pathlib import Path
 from gsto_spec.backend import Backend, Training
 from gsto_spec.graph import Graph
 from gsto_spec.objective import SGD, Adam, Poly, Steps
-from gsto_train import benchmarks, resolve, runfolder, schema
+from gsto_train import benchmarks, resolve, runfolder, schema, tensorboard
 from gsto_train.benchmarks import Record
 from gsto_train.environment import describe_environment
 from gsto_train.errors import InputError
+from gsto_train.files import replace as replace_file
+from gsto_train.fine_tuning import FineTuning
 from gsto_train.initialization import initial_weights
+from gsto_train.processes import Processes
 from gsto_train.runfolder import RunFolder
 from gsto_train.settings import Settings, TrainSettings
 from gsto_train.settings import resolve as resolve_settings
-from gsto_train.task import Task
+from gsto_train.task import Task, TrainingBatch
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Job:
     task: Task
     folder: RunFolder
     resumed: bool
+    processes: Processes
 
     @property
     def settings(self) -> Settings:
@@ -74,16 +78,35 @@ class Job:
             return Poly(train.learning_rate, train.power)
         return Steps(train.learning_rate, train.milestones, train.factor)
 
+    @property
+    def fine_tuning(self) -> FineTuning:
+        """What is frozen, and what has a learning rate of its own."""
+        return FineTuning.of(self.settings.train, self.graph)
+
     def training_terms(self) -> Training:
         """Return the objective and the optimiser, as a backend takes them."""
-        train = self.settings.train
-        return Training(self.task.objective(self.graph), _optimizer(train), train.batch_norm_momentum)
+        train, tuning = self.settings.train, self.fine_tuning
+        return Training(
+            self.task.objective(self.graph),
+            _optimizer(train),
+            train.batch_norm_momentum,
+            tuning.frozen,
+            tuning.rate_factors,
+            train.micro_batches,
+            train.rematerialize,
+            train.deterministic,
+        )
+
+    def batches(self, *, start_step: int, total_steps: int) -> Generator[TrainingBatch]:
+        """Yield this process's share of the batches of steps start_step .. total_steps - 1."""
+        slots = self.processes.share(self.settings.train.batch)
+        return self.task.batches(self.graph, start_step=start_step, total_steps=total_steps, slots=slots)
 
     @property
     def resume_command(self) -> str:
-        """The command that goes on with this run."""
-        output = str(self.folder.path)
-        return shlex.join(["gsto-train", "--backend", self.backend_name, "--output", output, "--resume"])
+        """The command that goes on with this run; where a launcher started it, what to start with that."""
+        options = ["--backend", self.backend_name, "--output", str(self.folder.path), "--resume"]
+        return shlex.join([*_program(self.processes), *options])
 
 
 def prepare(request: Request) -> Job:
@@ -101,20 +124,46 @@ def prepare(request: Request) -> Job:
     graph = resolve.load_graph(plan.settings.architecture, len(task.labels))
     _check_graph(graph, plan.settings)
     task.check(graph)
+    FineTuning.of(plan.settings.train, graph)
     backend = resolve.load_backend(request.backend)
     resolve.check_choices(backend, plan.settings.train.precision, plan.settings.train.device)
-    initial = None if request.resume else initial_weights(plan.settings, graph)
-    path = path or runfolder.default_folder(_name(request, plan), resume=False)
-    folder = RunFolder.open(path) if request.resume else RunFolder.create(path)
-    job = Job(plan, request.backend, backend, graph, task, folder, request.resume)
-    try:
-        _describe(job)
-        if initial is not None and initial.source is not None:
-            folder.write(runfolder.INITIALIZATION, initial.as_json())
-    except OSError:
-        folder.discard()  # What is in it would stand in the way of a new try.
-        raise
+    if plan.settings.train.tensorboard:
+        tensorboard.check_installed()
+    processes = Processes.of(backend)
+    _check_shares(plan.settings.train, processes)
+    folder = _folder(path, request, plan, processes)
+    job = Job(plan, request.backend, backend, graph, task, folder, request.resume, processes)
+    if not request.resume:
+        with processes.together():
+            _begin(job)
     return job
+
+
+def _begin(job: Job) -> None:
+    """Check what a new run starts from, and describe it in its folder."""
+    try:
+        initial = initial_weights(job.settings, job.graph)
+        if not job.processes.first:
+            return
+        if initial.source is not None:
+            job.folder.write(runfolder.INITIALIZATION, initial.as_json())
+        describe(job)
+    except (OSError, ValueError):
+        job.folder.discard()  # What is in it would stand in the way of a new try.
+        raise
+
+
+def _folder(path: Path | None, request: Request, plan: Plan, processes: Processes) -> RunFolder:
+    """Make or open the folder in the first process, and tell the others where it is."""
+    folder = RunFolder(Path())
+    with processes.together():
+        if processes.first:
+            path = path or runfolder.default_folder(_name(request, plan), resume=False)
+            folder = RunFolder.open(path) if request.resume else RunFolder.create(path)
+    if processes.count == 1:
+        return folder
+    told = Path(os.fsdecode(processes.broadcast(os.fsencode(folder.path))))
+    return folder if processes.first else RunFolder(told)
 
 
 def _name(request: Request, plan: Plan) -> str:
@@ -221,8 +270,37 @@ def _optimizer(train: TrainSettings) -> SGD | Adam:
     return Adam(train.beta1, train.beta2, train.epsilon, train.weight_decay)
 
 
-def _describe(job: Job) -> None:
-    """Write what the run is into its folder; a resumed run keeps the environments it went through."""
+def _check_shares(train: TrainSettings, processes: Processes) -> None:
+    """Raise `InputError` for a batch that leaves a process without samples or a part unequal."""
+    if train.batch < processes.count:
+        raise InputError(
+            f"setting 'train.batch': expected at least one sample for each of {processes.count} processes, "
+            f"found {train.batch}; raise it, or start fewer processes"
+        )
+    parts = train.micro_batches * processes.count
+    if train.micro_batches > 1 and train.batch % parts:
+        of = f" in each of {processes.count} processes" if processes.count > 1 else ""
+        raise InputError(
+            f"setting 'train.micro_batches': expected a number of equal parts of train.batch = {train.batch}"
+            f"{of}, found {train.micro_batches}; give one that divides it"
+        )
+
+
+def _program(processes: Processes) -> list[str]:
+    """Return how gsto-train is called where this run was started."""
+    if processes.count > 1:
+        return ["LAUNCHER", "-m", "gsto_train"]
+    if os.environ.get("NOX_CURRENT_SESSION") == "train":
+        return ["nox", "-s", "train", "--"]
+    return ["gsto-train"]
+
+
+def describe(job: Job, note: Callable[[str], None] = lambda text: None) -> None:
+    """Write what the run is into its folder, its configuration last, which makes it a run.
+
+    A resumed run keeps the environments it went through; `note` hears of those that do not read. Raises
+    OSError.
+    """
     config = {
         "benchmark": job.plan.benchmark,
         "backend": job.backend.name,
@@ -231,10 +309,19 @@ def _describe(job: Job) -> None:
         "classes": list(job.task.labels),
     }
     environment = describe_environment(job.backend)
-    if job.resumed and (job.folder.path / runfolder.ENVIRONMENT).exists():
-        before = job.folder.read(runfolder.ENVIRONMENT)
+    if job.resumed and (before := _environment_before(job, note)) is not None:
         earlier = before.pop("earlier", [])
         environment["earlier"] = [*(earlier if isinstance(earlier, list) else []), before]
-    job.folder.write(runfolder.CONFIG, config)
     job.folder.write(runfolder.ENVIRONMENT, environment)
-    (job.folder.path / runfolder.GRAPH).write_text(job.graph.to_json(indent=1) + "\n", encoding="utf-8")
+    replace_file(job.folder.path / runfolder.GRAPH, (job.graph.to_json(indent=1) + "\n").encode())
+    job.folder.write(runfolder.CONFIG, config)
+
+
+def _environment_before(job: Job, note: Callable[[str], None]) -> dict[str, object] | None:
+    if not (job.folder.path / runfolder.ENVIRONMENT).exists():
+        return None
+    try:
+        return job.folder.read(runfolder.ENVIRONMENT)
+    except InputError as error:
+        note(f"warning: {error}; it is written again")
+        return None

@@ -1,16 +1,13 @@
 """A walk over a keypoint data set: what is missing or broken, and how often each joint is labelled."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gsto_train.data.findings import Finding
-from gsto_train.pose.coco import CocoKeypoints, SkeletonChoice
-from gsto_train.pose.figures import GeneratedFigures
+from gsto_train.pose.coco import CocoKeypoints
 from gsto_train.pose.samples import KeypointDataset
-from gsto_train.resolve import Part
-from gsto_train.settings import Settings
 
 
 @dataclass
@@ -25,11 +22,6 @@ class KeypointReport:
     visible: NDArray[np.int64]
     findings: list[Finding] = field(default_factory=list)
 
-    @property
-    def problems(self) -> int:
-        """Number of findings that stand in the way: all but the odd ones."""
-        return sum(finding.kind != "odd" for finding in self.findings)
-
     def as_json(self) -> dict[str, object]:
         """Return the report as JSON has it."""
         counts = zip(self.joints, self.labelled.tolist(), self.visible.tolist(), strict=True)
@@ -38,7 +30,7 @@ class KeypointReport:
             "boxes": self.boxes,
             "box_source": self.box_source,
             "joints": {name: {"labelled": labelled, "visible": seen} for name, labelled, seen in counts},
-            "findings": [{"kind": finding.kind, "text": finding.text} for finding in self.findings],
+            "findings": [asdict(finding) for finding in self.findings],
         }
 
     def lines(self) -> list[str]:
@@ -49,19 +41,6 @@ class KeypointReport:
             f"{self.boxes} {self.box_source} boxes in {self.pictures} pictures",
             *(f"  {name:{width}}  labelled in {labelled}, seen in {seen}" for name, labelled, seen in rows),
         ]
-
-
-def open_leniently(settings: Settings, folder: str | None, part: Part) -> KeypointDataset:
-    """Return one part of the data, without what is missing or broken; raises InputError."""
-    data, pose = settings.data, settings.pose
-    if folder is None:
-        count = {"train": data.train_figures, "val": data.val_figures}[part]
-        return GeneratedFigures(count, size=data.figure_size, seed=data.figure_seed, split=part)
-    train = (data.train_annotations, data.train_pictures, None)
-    val = (data.val_annotations, data.val_pictures, data.val_boxes)
-    annotations, pictures, boxes = {"train": train, "val": val}[part]
-    skeleton = SkeletonChoice(pose.pairs, pose.upper_joints, pose.oks_sigmas)
-    return CocoKeypoints(folder, annotations, pictures, boxes=boxes, skeleton=skeleton, skip_unreadable=True)
 
 
 def check_keypoints(dataset: KeypointDataset) -> KeypointReport:

@@ -27,6 +27,9 @@ Floats = NDArray[np.floating[Any]]
 _BLACK = -np.array(IMAGENET_MEAN) / np.array(IMAGENET_STD)
 """Black, as it looks to a network after normalisation."""
 
+_LARGEST_EXPONENT = 690.0
+"""Leaves room to sum 10^8 exponentials in float64."""
+
 
 @dataclass(frozen=True)
 class Procedure:
@@ -126,6 +129,8 @@ def class_planes(
         _predict_at(predictor, images, procedure, scale, (height, width), align_corners)
         for scale in procedure.scales
     ]
+    if procedure.aggregation == "exponentials":
+        _keep_finite([window for view in views for window in view.windows])
     for index in range(views[0].classes):
         total = views[0].plane(index, size)
         for view in views[1:]:
@@ -174,7 +179,15 @@ class _Window:
     logits: tuple[Floats, ...]
     orders: tuple[Sequence[int], ...]
     align_corners: bool
+    excess: Floats | float = 0.0
+    """Taken off the logits before their exponentials, (N, 1, 1)."""
     _normalizers: dict[int, Floats] = field(default_factory=dict)
+
+    @property
+    def largest(self) -> Floats:
+        """The largest mean of logits in each picture, (N, 1, 1); no resizing makes a larger one."""
+        planes = (self.mean(index) for index in range(self.logits[0].shape[1]))
+        return np.asarray(np.max([plane.max(axis=(1, 2), keepdims=True) for plane in planes], axis=0))
 
     def mean(self, index: int) -> Floats:
         """The mean of a class's logits over both mirrorings, at network stride."""
@@ -185,8 +198,7 @@ class _Window:
         if aggregation == "probabilities":
             return _mean([self._probability(side, index) for side in range(len(self.logits))])
         mean = resize(self.mean(index), self.size, self.align_corners)
-        # In float64, where exp stays finite to 709; float32 ends at 88.
-        return np.exp(mean, dtype=np.float64) if aggregation == "exponentials" else mean
+        return np.exp(mean - self.excess, dtype=np.float64) if aggregation == "exponentials" else mean
 
     def _of(self, side: int, index: int) -> Floats:
         plane = self.logits[side][:, self.orders[side][index]]
@@ -205,6 +217,16 @@ class _Window:
         for plane in planes[1:]:
             np.logaddexp(total, resize(plane, self.size, self.align_corners), out=total)
         return total
+
+
+def _keep_finite(windows: Sequence[_Window]) -> None:
+    """Scale down a picture's exponentials, all by one factor, where they would overflow float64 (exp(709)).
+
+    So the largest class stays the largest. Barely trained networks have such logits.
+    """
+    largest = np.max([window.largest for window in windows], axis=0).astype(np.float64)
+    for window in windows:
+        window.excess = np.maximum(largest - _LARGEST_EXPONENT, 0)
 
 
 @dataclass(frozen=True)

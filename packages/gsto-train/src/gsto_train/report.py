@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gsto_train.output import standard_output
+from gsto_train.stopwatch import Pace
 
 _CITYSCAPES_MEANS = ("mean_instance_iou", "mean_category_iou", "mean_category_instance_iou")
 
@@ -20,11 +21,15 @@ Scores = Mapping[str, Any]
 
 
 class Report:
-    """Writes for a person: a progress bar on a terminal, plain lines elsewhere; with `json` no table."""
+    """Writes for a person: a progress bar on a terminal, plain lines elsewhere; with `json` no table.
 
-    def __init__(self, *, json: bool = False) -> None:
-        self._log = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._out = self._log if json else Console(file=sys.stdout, highlight=False)
+    A `silent` one says nothing: of several processes one speaks.
+    """
+
+    def __init__(self, *, json: bool = False, silent: bool = False) -> None:
+        self._silent = silent
+        self._log = Console(stderr=True, highlight=False, soft_wrap=True, quiet=silent)
+        self._out = self._log if json or silent else Console(file=sys.stdout, highlight=False)
 
     def note(self, text: str) -> None:
         """Say one line."""
@@ -38,17 +43,20 @@ class Report:
     @contextmanager
     def training(self, start: int, total: int) -> Iterator["StepReport"]:
         """Show the progress of steps `start` .. `total`."""
-        with (
-            _StepBar(self._log, start, total)
-            if self._log.is_terminal
-            else _StepLines(self, start, total) as steps
-        ):
+        steps: StepReport
+        if self._silent:
+            steps = StepReport()
+        else:
+            bar = self._log.is_terminal
+            steps = _StepBar(self._log, start, total) if bar else _StepLines(self, start, total)
+        with steps:
             yield steps
 
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator["CountReport"]:
         """Show the progress of something that takes a while, by its count."""
-        with _CountBar(self._log, what, total) if self._log.is_terminal else _CountLines(self, what) as count:
+        bar = self._log.is_terminal and not self._silent
+        with _CountBar(self._log, what, total) if bar else _CountLines(self, what) as count:
             yield count
 
     def scores(self, title: str, columns: Mapping[str, Scores]) -> None:
@@ -98,8 +106,8 @@ class StepReport:
     def stepped(self, step: int) -> None:
         """Hear that `step` steps are done."""
 
-    def logged(self, record: Mapping[str, Any]) -> None:
-        """Hear of a line of metrics.jsonl."""
+    def logged(self, record: Mapping[str, Any], pace: Pace) -> None:
+        """Hear of a line of metrics.jsonl, and how fast the steps up to it were."""
 
 
 class CountReport:
@@ -120,12 +128,12 @@ class _StepBar(StepReport):
         self._bar = Progress(
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
             BarColumn(),
-            TextColumn("loss {task.fields[loss]}  learning rate {task.fields[rate]}"),
+            TextColumn("loss {task.fields[loss]}  learning rate {task.fields[rate]}  {task.fields[pace]}"),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=console,
         )
-        self._task = self._bar.add_task("train", total=total, completed=start, loss="-", rate="-")
+        self._task = self._bar.add_task("train", total=total, completed=start, loss="-", rate="-", pace="")
 
     def __enter__(self) -> "StepReport":
         self._bar.start()
@@ -137,8 +145,9 @@ class _StepBar(StepReport):
     def stepped(self, step: int) -> None:
         self._bar.update(self._task, completed=step)
 
-    def logged(self, record: Mapping[str, Any]) -> None:
-        self._bar.update(self._task, loss=f"{record['loss']:.4f}", rate=f"{record['learning_rate']:.5f}")
+    def logged(self, record: Mapping[str, Any], pace: Pace) -> None:
+        rate = f"{record['learning_rate']:.5f}"
+        self._bar.update(self._task, loss=_loss(record), rate=rate, pace=_pace(pace))
 
 
 class _StepLines(StepReport):
@@ -146,12 +155,13 @@ class _StepLines(StepReport):
         self._report, self._start, self._total = report, start, total
         self._began = time.monotonic()
 
-    def logged(self, record: Mapping[str, Any]) -> None:
+    def logged(self, record: Mapping[str, Any], pace: Pace) -> None:
         step = record["step"]
         per_step = (time.monotonic() - self._began) / (step - self._start)
+        left = duration(per_step * (self._total - step))
         self._report.note(
-            f"step {step}/{self._total}  epoch {record['epoch']}  loss {record['loss']:.4f}  "
-            f"learning rate {record['learning_rate']:.5f}  {duration(per_step * (self._total - step))} left"
+            f"step {step}/{self._total}  epoch {record['epoch']}  loss {_loss(record)}  "
+            f"learning rate {record['learning_rate']:.5f}  {_pace(pace)}  {left} left"
         )
 
 
@@ -188,6 +198,14 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {whole % 60:02d} s" if minutes else f"{whole} s"
+
+
+def _loss(record: Mapping[str, Any]) -> str:
+    return "-" if record["loss"] is None else f"{record['loss']:.4f}"
+
+
+def _pace(pace: Pace) -> str:
+    return f"{pace.images_per_second:.3g} images/s, {pace.data_wait:.0%} waiting for data"
 
 
 def _fraction(value: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import click
 
@@ -15,17 +14,13 @@ from gsto_train.data.files import LabelledFiles
 from gsto_train.data.lip import Lip
 from gsto_train.data.listed import ListedImages
 from gsto_train.data.pascal_context import PascalContext
-from gsto_train.data.readable import readable
+from gsto_train.data.readable import Subset, readable
 from gsto_train.data.resized import Resized
 from gsto_train.data.samples import Dataset
 from gsto_train.data.scenes import GeneratedScenes
 from gsto_train.errors import InputError, nearest
-from gsto_train.settings import KEYPOINTS, ArchitectureSettings, DataSettings, Settings
+from gsto_train.settings import KEYPOINTS, PARTS, ArchitectureSettings, DataSettings, Part, Settings
 from gsto_train.task import Task
-
-Part = Literal["train", "val"]
-PARTS: tuple[Part, Part] = ("train", "val")
-"""What a run trains on, and what it is scored on."""
 
 _READING_THREADS = 8
 
@@ -42,17 +37,11 @@ def check_backend(name: str) -> None:
 def load_backend(name: str) -> Backend:
     """Import a backend and start it; raises `InputError` where what it needs is missing."""
     try:
-        found = backend(name)
+        return backend(name)
     except ImportError as error:
         raise InputError(
             f"backend {name!r} does not import: {error}; install what it lacks in this environment"
         ) from error
-    if found.process_count != 1:
-        raise InputError(
-            f"backend {name!r}: gsto-train runs in one process, found {found.process_count}; start it "
-            "without a launcher"
-        )
-    return found
 
 
 def check_choices(backend: Backend, precision: str, device: str) -> None:
@@ -122,7 +111,7 @@ def load_split(data: DataSettings, part: Part, note: Callable[[str], None] = _to
         note(f"{part}: left out {len(left_out)} unreadable files, {len(kept)} pictures remain")
         for finding in left_out:
             note(f"left out: {finding.text}")
-    return kept
+    return Subset(dataset, kept.indices, len(left_out))
 
 
 def open_split(data: DataSettings, part: Part, *, skip_missing: bool = False) -> Dataset:

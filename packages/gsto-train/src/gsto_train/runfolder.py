@@ -2,13 +2,12 @@
 
 import contextlib
 import json
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from gsto_train.errors import InputError, nearest_path
-from gsto_train.files import naming, write_json
+from gsto_train.files import partial, replace, write_json
 
 CONFIG, ENVIRONMENT, GRAPH = "config.json", "environment.json", "graph.json"
 METRICS, EVALUATIONS, BASELINES, RESULT = (
@@ -18,13 +17,22 @@ METRICS, EVALUATIONS, BASELINES, RESULT = (
     "result.json",
 )
 
+TIMINGS = "timings.jsonl"
+"""What took how long, apart from metrics.jsonl, which is the same whenever the run is."""
+
+JOURNALS = (METRICS, EVALUATIONS, TIMINGS)
+"""Files with a line per step that was logged or scored."""
+
+TENSORBOARD = "tensorboard"
+"""What TensorBoard reads, on request."""
+
 INITIALIZATION = "initialization.json"
 """What training starts from, and what of it arrived."""
 
 MODEL = "model"
 """The trained network as a saved model."""
 
-_FILES = (CONFIG, ENVIRONMENT, GRAPH, METRICS, EVALUATIONS, BASELINES, RESULT, INITIALIZATION)
+_FILES = (CONFIG, ENVIRONMENT, GRAPH, *JOURNALS, BASELINES, RESULT, INITIALIZATION)
 
 RUNS = Path("runs")
 """Where runs go that were given no folder."""
@@ -48,12 +56,12 @@ class RunFolder:
         absent = tuple(folder for folder in (path, *path.parents) if not folder.exists())
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
+            if not all(map(_is_false_start, path.iterdir())):
                 raise InputError(
                     f"{path}: this output folder is not empty; add --resume to go on with the run in it, "
                     "or give another --output"
                 )
-            (path / "checkpoints").mkdir()
+            (path / "checkpoints").mkdir(exist_ok=True)
         except OSError as error:
             raise _unwritable(path, error) from None
         return cls(path, (path / "checkpoints", *absent))
@@ -80,9 +88,9 @@ class RunFolder:
         """
         if not self._made or any(self.checkpoints.glob("step-*")):
             return False
-        for name in _FILES:
-            (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
+            for name in _FILES:
+                (self.path / name).unlink(missing_ok=True)
             for folder in self._made:
                 folder.rmdir()
         return True
@@ -102,25 +110,36 @@ class RunFolder:
             raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
         return value
 
-    def append(self, name: str, record: Mapping[str, object]) -> None:
-        """Append one line of JSON, on the disk before any checkpoint that follows."""
+    def lines(self, name: str) -> list[dict[str, object]]:
+        """Return the whole lines of a file of them; none where there is no such file."""
         path = self.path / name
-        with naming(path), open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        return [json.loads(line) for line in text.splitlines() if _step(line) is not None]
 
-    def truncate(self, name: str, step: int) -> None:
-        """Drop the lines past `step` and any that was cut off, before a run goes on from there."""
+    def truncate(
+        self,
+        name: str,
+        step: int,
+        note: Callable[[str], None] = lambda text: None,
+        reads: Callable[[dict[str, object]], bool] = lambda line: True,
+    ) -> list[dict[str, object]]:
+        """Drop the lines past `step` and any that does not read, before a run goes on from there.
+
+        `note` hears of the latter, among them those that are not what the file holds, as `reads` knows.
+        Returns the lines that remain.
+        """
         path = self.path / name
         if not path.exists():
-            return
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        kept = [line for line in lines if (at := _step(line)) is not None and at <= step]
-        temporary = path.with_name(f".{name}.partial")
-        with naming(path):
-            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            os.replace(temporary, path)
+            return []
+        kept = []
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            at = _step(line)
+            if at is None or not reads(json.loads(line)):
+                note(f"warning: {path}: line {number} does not read and is dropped")
+            elif at <= step:
+                kept.append(line)
+        replace(path, "".join(f"{line}\n" for line in kept).encode())
+        return [json.loads(line) for line in kept]
 
 
 def default_folder(name: str, *, resume: bool) -> Path:
@@ -134,6 +153,14 @@ def default_folder(name: str, *, resume: bool) -> Path:
     if not numbers:
         raise InputError(f"{RUNS / name}: no run to resume here; give its folder with --output")
     return RUNS / (name if max(numbers) == 1 else f"{name}-{max(numbers)}")
+
+
+def _is_false_start(path: Path) -> bool:
+    """Return whether this is what a run leaves that was killed before its configuration was written."""
+    if path.name == "checkpoints":
+        return path.is_dir() and not any(path.iterdir())
+    first = (ENVIRONMENT, GRAPH, INITIALIZATION)
+    return path.name in (*first, *(partial(path.with_name(name)).name for name in (*first, CONFIG)))
 
 
 def _number(found: str, name: str) -> int | None:

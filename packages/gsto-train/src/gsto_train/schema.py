@@ -5,6 +5,7 @@ run folder are one kind of thing.
 """
 
 import contextlib
+import difflib
 import json
 import math
 import tomllib
@@ -170,9 +171,17 @@ def _check_known(key: str, declared: Mapping[str, _Declared]) -> None:
         return
     if any(name.startswith(f"{key}.") for name in declared):
         raise InputError(f"setting {key!r} is a section: give one of its keys, {key}.KEY")
-    leaf = next((name for name in declared if name.rpartition(".")[2] == key.rpartition(".")[2]), None)
-    hint = f" (did you mean {leaf!r}?)" if leaf else nearest(key, declared)
-    raise InputError(f"unknown setting {key!r}{hint}")
+    raise InputError(f"unknown setting {key!r}{_nearest_setting(key, declared)}")
+
+
+def _nearest_setting(key: str, declared: Mapping[str, _Declared]) -> str:
+    """Return the hint for an unknown key: one much like it beside it, its own name elsewhere, or any."""
+    section, _, leaf = key.rpartition(".")
+    beside = {name.rpartition(".")[2]: name for name in declared if name.rpartition(".")[0] == section}
+    much_like = difflib.get_close_matches(leaf, beside, n=1, cutoff=0.8)
+    elsewhere = [name for name in declared if name.rpartition(".")[2] == leaf]
+    found = [*(beside[name] for name in much_like), *elsewhere]
+    return f" (did you mean {found[0]!r}?)" if found else nearest(key, declared)
 
 
 def _neighbour(key: str, name: str) -> str:

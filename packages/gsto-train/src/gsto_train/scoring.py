@@ -16,14 +16,14 @@ from gsto_train.convert import Model, Reading
 from gsto_train.data import cityscapes
 from gsto_train.environment import describe_environment
 from gsto_train.errors import InputError, nearest_path
-from gsto_train.files import whole_folder, write_json
+from gsto_train.files import write_json
 from gsto_train.pose.evaluation import predict_poses, results, score_poses
 from gsto_train.pose.task import Keypoints
 from gsto_train.report import Report
 from gsto_train.segmentation import Segmentation
 from gsto_train.settings import KEYPOINTS, Settings
 from gsto_train.settings import resolve as resolve_settings
-from gsto_train.submission import RESULTS, check_free, submission, write_results
+from gsto_train.submission import RESULTS, check_free, new_folder, submission, write_results
 from gsto_train.task import Task
 
 _SCORES_DEPEND_ON = (
@@ -92,7 +92,7 @@ def score(request: ScoringRequest, report: Report, stop: Callable[[], None] = la
         "architecture": subject.architecture,
         "weights": subject.weights_from,
         "benchmark": benchmark,
-        "protocol": task.protocol,
+        "protocol": task.protocol(graph),
         "graph_digest": graph.digest,
         "metrics": metrics,
         **_facts(task),
@@ -103,9 +103,9 @@ def score(request: ScoringRequest, report: Report, stop: Callable[[], None] = la
         "environment": describe_environment(backend),
     }
     if request.output is not None:
-        with whole_folder(Path(os.path.abspath(request.output))) as folder:
+        with new_folder(Path(os.path.abspath(request.output))) as folder:
             write_json(folder / runfolder.RESULT, result)
-    task.show(report, f"{subject.architecture} on {benchmark}: {task.protocol}", {"network": metrics})
+    task.show(report, f"{subject.architecture} on {benchmark}: {result['protocol']}", {"network": metrics})
     return result
 
 
@@ -205,16 +205,16 @@ def _told(settings: Settings) -> dict[str, object]:
 
 
 def _facts(task: Task) -> dict[str, Any]:
-    """What result.json says of the data; training pictures, which were not read, left out."""
-    if isinstance(task, Segmentation):
-        return {"pictures": {"validation": task.validation_count}}
-    return task.facts()
+    """What result.json says of the data; training samples, which were not read, left out."""
+    facts = task.facts()
+    counts = (task.unit, "left_out")
+    return {key: {"validation": fact["validation"]} if key in counts else fact for key, fact in facts.items()}
 
 
 def _task(settings: Settings) -> Task:
-    """Return the task; of labelled pixels without its training pictures, which a score does not need."""
+    """Return the task without its training samples, which a score does not need."""
     if settings.data.kind in KEYPOINTS:
-        return resolve.load_task(settings)
+        return Keypoints.to_score(settings)
     validation = resolve.load_split(settings.data, "val")
     return Segmentation(settings, validation, validation)
 

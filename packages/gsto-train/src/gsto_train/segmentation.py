@@ -12,10 +12,13 @@ from gsto_train import evaluation
 from gsto_train.comparison import are_scores, baseline_scores
 from gsto_train.data.augment import Augmentation
 from gsto_train.data.loader import LoadedBatch, training_batches
+from gsto_train.data.readable import Subset
+from gsto_train.data.resized import Resized
 from gsto_train.data.samples import IGNORE_LABEL, Dataset, Sample
 from gsto_train.errors import InputError
 from gsto_train.evaluation import Evaluation, OnClasses
 from gsto_train.procedures import Procedure
+from gsto_train.processes import ALONE, Processes
 from gsto_train.report import Report, Scores
 from gsto_train.settings import Settings
 
@@ -51,9 +54,8 @@ class Segmentation:
         """The test procedure."""
         return Evaluation.of(self.settings.evaluation, self.settings.data)
 
-    @property
-    def protocol(self) -> str:
-        """How scores are made."""
+    def protocol(self, graph: Graph) -> str:
+        """Return how scores are made."""
         return self.evaluation.protocol
 
     @property
@@ -74,8 +76,10 @@ class Segmentation:
         cross_entropy = CrossEntropy(IGNORE_LABEL, loss.class_weights, ohem)
         return Objective(cross_entropy, asdict(loss.stage_weights), evaluation.align_corners(graph))
 
-    def batches(self, graph: Graph, *, start_step: int, total_steps: int) -> Generator[LoadedBatch]:
-        """Yield the crops of steps start_step .. total_steps - 1."""
+    def batches(
+        self, graph: Graph, *, start_step: int, total_steps: int, slots: range
+    ) -> Generator[LoadedBatch]:
+        """Yield the crops `slots` of steps start_step .. total_steps - 1."""
         train = self.settings.train
         return training_batches(
             self.training,
@@ -85,6 +89,7 @@ class Segmentation:
             start_step=start_step,
             total_steps=total_steps,
             threads=train.threads,
+            slots=slots,
         )
 
     def baselines(self, graph: Graph, report: Report) -> dict[str, Any]:
@@ -107,6 +112,8 @@ class Segmentation:
         predictor: Predictor,
         on_scored: Callable[[int], None],
         on_classes: OnClasses = lambda name, classes: None,
+        *,
+        processes: Processes = ALONE,
     ) -> dict[str, Any]:
         """Score the validation pictures by `protocol`; `on_classes` gets each one's name and classes."""
         scores = evaluation.evaluate(
@@ -118,25 +125,40 @@ class Segmentation:
             evaluation=self.evaluation,
             on_pictures=on_scored,
             on_classes=on_classes,
+            processes=processes,
         )
         return evaluation.as_json(scores, self.validation.classes)
 
+    def score(self, scores: Scores) -> float | None:
+        """Return the mean IoU."""
+        found: float | None = scores["mean_iou"]
+        return found
+
     def headline(self, scores: Scores) -> str:
         """Return the mean IoU in words."""
-        return f"mean IoU {scores['mean_iou'] if scores['mean_iou'] is not None else float('nan'):.3f}"
+        found = self.score(scores)
+        return f"mean IoU {float('nan') if found is None else found:.3f}"
 
     def facts(self) -> dict[str, Any]:
-        """Return how many pictures there are, and the seed of generated ones."""
+        """Return how many pictures there are, how many files are left out, and the seed of generated ones."""
         data = self.settings.data
         seeds = {"scenes": data.scene_seed} if data.kind == "scenes" else {}
         return {
             "pictures": {"training": self.training_count, "validation": self.validation_count},
+            "left_out": {"training": _left_out(self.training), "validation": _left_out(self.validation)},
             "seeds": seeds,
         }
 
     def show(self, report: Report, title: str, columns: Mapping[str, Scores]) -> None:
         """Print the IoU of every class, and the pooled scores."""
         report.scores(title, columns)
+
+
+def _left_out(dataset: Dataset) -> int:
+    """Return how many files of a data set are missing or do not read, and are not used."""
+    if isinstance(dataset, Resized):
+        return _left_out(dataset.dataset)
+    return dataset.left_out if isinstance(dataset, Subset) else 0
 
 
 def _check_against_classes(settings: Settings, classes: tuple[str, ...]) -> None:

@@ -1,5 +1,6 @@
 """Everything that can be set about a run; the same keys in benchmark files, in `--set` and in config.json."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +27,10 @@ class ArchitectureSettings:
     form: Literal["release", "paper"] | None = None
     initialize_from: str | None = None
 
+
+Part = Literal["train", "val"]
+PARTS: tuple[Part, Part] = ("train", "val")
+"""What a run trains on, and what it is scored on."""
 
 OFFICIAL = ("cityscapes", "lip", "pascal-context")
 """Kinds of data in the folders of a published data set."""
@@ -119,9 +124,18 @@ class TrainSettings:
         `factor` at each of `milestones` (fractions of the whole).
     optimizer: "sgd" with momentum, or "adam" with beta1, beta2 and epsilon.
     batch_norm_momentum: weight of the new batch in the running statistics; none: the graph's own.
+    freeze: paths of modules, as in ["conv1", "stage2"], that stay as they are, their running statistics too.
+    rate_factors: factors of the learning rate of modules, as in ["last_layer=10"].
     seed: of the initial weights, the order of the pictures and their crops.
     precision: of the arithmetic; device: "auto" or one of the backend's.
+    micro_batches: a step's batch is cut into so many parts, one after another through the network, to save
+        memory; rematerialize: compute feature maps again in the backward pass, to save more.
+    deterministic: the same arithmetic in the same order on the same device, however much slower.
     log_every, checkpoint_every, evaluate_every: in steps; the last two 0: only at the end.
+    keep: the network left at the end: the "last" one, or the "best" of those scored.
+    not_finite: a step whose loss or gradient is not finite is to "stop" the run, or to be left out ("skip")
+        up to not_finite_limit times.
+    tensorboard: write the losses for TensorBoard too.
     evaluation_batch: pictures predicted at once; threads: that load pictures.
     """
 
@@ -140,12 +154,21 @@ class TrainSettings:
     epsilon: float = setting(1e-8, above=0, only=("optimizer", "adam"))
     weight_decay: float = setting(5e-4, at_least=0, at_most=1e6)
     batch_norm_momentum: float | None = setting(None, above=0, at_most=1)
+    freeze: tuple[str, ...] | None = None
+    rate_factors: tuple[str, ...] | None = None
     seed: int = setting(0, at_least=0)
     precision: str = "float32"
     device: str = setting("auto", free=True)
+    micro_batches: int = setting(1, at_least=1, at_most=65536)
+    rematerialize: bool = setting(False, free=True)
+    deterministic: bool = setting(False, free=True)
     log_every: int = setting(10, at_least=1, free=True)
     checkpoint_every: int = setting(500, at_least=0, free=True)
     evaluate_every: int = setting(0, at_least=0, free=True)
+    keep: Literal["last", "best"] = setting("last", free=True)
+    not_finite: Literal["stop", "skip"] = setting("stop", free=True)
+    not_finite_limit: int = setting(10, at_least=0, only=("not_finite", "skip"), free=True)
+    tensorboard: bool = setting(False, free=True)
     evaluation_batch: int = setting(4, at_least=1, at_most=65536, free=True)
     threads: int = setting(2, at_least=1, at_most=1024, free=True)
 
@@ -273,9 +296,36 @@ def resolve(base: Values, overrides: Values | None = None) -> Settings:
         raise InputError(
             "expected one of the settings 'train.steps' and 'train.epochs', found both or neither"
         )
+    _check_rate_factors(settings.train.rate_factors or ())
     _check_sizes(settings.data)
     _check_evaluation(settings.evaluation)
     return settings
+
+
+def rate_factor(entry: str) -> tuple[str, float]:
+    """Return path and factor of `path=factor`, an entry of `train.rate_factors`; raises `InputError`."""
+    path, _, number = entry.partition("=")
+    try:
+        factor = float(number)
+    except ValueError:
+        factor = math.nan
+    if not path.strip() or not 0 < factor < math.inf:
+        raise InputError(
+            f"setting 'train.rate_factors': expected path=factor with a factor above 0, as in last_layer=10, "
+            f"found {entry!r}; what is to stay as it is goes into train.freeze"
+        )
+    return path.strip(), factor
+
+
+def _check_rate_factors(entries: tuple[str, ...]) -> None:
+    """Raise `InputError` for an entry that does not read, and for a path with two factors."""
+    paths = [rate_factor(entry)[0] for entry in entries]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise InputError(
+                f"setting 'train.rate_factors': expected one factor for {path!r}, found {paths.count(path)}; "
+                "keep one of them"
+            )
 
 
 def _check_sizes(data: DataSettings) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def submission(folder: Path) -> Iterator[Submission]:
     Raises `InputError` where something is at `folder` already, `SubmissionError`, and OSError.
     """
     check_free(folder, "--submit")
-    with whole_folder(folder) as temporary:
+    with new_folder(folder) as temporary:
         under_way = Submission(temporary)
         yield under_way
         under_way.check()
@@ -84,7 +84,7 @@ def write_results(folder: Path, results: Sequence[Mapping[str, Any]], joints: in
     `joints` x (x, y, score) or not finite, and OSError.
     """
     check_free(folder, "--submit")
-    with whole_folder(folder) as temporary:
+    with new_folder(folder) as temporary:
         path = temporary / RESULTS
         write_synced(path, json.dumps(results).encode())
         again = json.loads(path.read_bytes())
@@ -92,6 +92,12 @@ def write_results(folder: Path, results: Sequence[Mapping[str, Any]], joints: in
             raise SubmissionError(f"{RESULTS}: is not what was predicted")
         for number, pose in enumerate(again):
             _check_pose(number, pose, joints)
+
+
+def new_folder(folder: Path) -> AbstractContextManager[Path]:
+    """Return `whole_folder` of a folder that a user asked for; what it lies in is made too."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return whole_folder(folder)
 
 
 def check_free(folder: Path, option: str) -> None:

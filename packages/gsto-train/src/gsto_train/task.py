@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from gsto_spec.backend import Batch, Predictor
 from gsto_spec.graph import Graph
 from gsto_spec.objective import Objective
+from gsto_train.processes import ALONE, Processes
 from gsto_train.report import Report
 
 Scores = Mapping[str, Any]
@@ -55,9 +56,8 @@ class Task(Protocol):
     def label_unit(self) -> str:
         """What the labels are, in the plural."""
 
-    @property
-    def protocol(self) -> str:
-        """How scores are made; a score means nothing without it."""
+    def protocol(self, graph: Graph) -> str:
+        """Return how scores of a network are made; a score means nothing without it."""
 
     def check(self, graph: Graph) -> None:
         """Raise `InputError` where the settings do not go with the data or the network."""
@@ -65,8 +65,13 @@ class Task(Protocol):
     def objective(self, graph: Graph) -> Objective:
         """Return what is minimised."""
 
-    def batches(self, graph: Graph, *, start_step: int, total_steps: int) -> Generator[TrainingBatch]:
-        """Yield the batches of steps start_step .. total_steps - 1; closing it ends its threads."""
+    def batches(
+        self, graph: Graph, *, start_step: int, total_steps: int, slots: range
+    ) -> Generator[TrainingBatch]:
+        """Yield the samples `slots` of the batches of steps start_step .. total_steps - 1.
+
+        Closing it ends its threads.
+        """
 
     def baselines(self, graph: Graph, report: Report) -> dict[str, Any]:
         """Return the scores of answers that need no network, by name; reads every picture.
@@ -78,12 +83,23 @@ class Task(Protocol):
         """Return whether `found` is what `baselines` returns for these data."""
 
     def evaluate(
-        self, graph: Graph, predictor: Predictor, on_scored: Callable[[int], None]
+        self,
+        graph: Graph,
+        predictor: Predictor,
+        on_scored: Callable[[int], None],
+        *,
+        processes: Processes = ALONE,
     ) -> dict[str, Any]:
-        """Return the scores of the first output; `on_scored` hears how many more samples are predicted."""
+        """Return the scores of the first output, in every process those of all of them.
+
+        `on_scored` hears how many more samples this process has predicted.
+        """
+
+    def score(self, scores: Scores) -> float | None:
+        """Return the one score that tells most, the higher the better; None where it is undefined."""
 
     def headline(self, scores: Scores) -> str:
-        """Return the one score that tells most, in words."""
+        """Return that score in words."""
 
     def facts(self) -> dict[str, Any]:
         """Return what result.json says of the data beside the scores."""

@@ -1,6 +1,6 @@
 """Random scale, crop and flip, and normalisation, as HRNet's training code does them (section 4.3)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -41,14 +41,16 @@ def augment(sample: Sample, augmentation: Augmentation, generator: np.random.Gen
     The four draws (scale, top, left, flip) are always made, so that one setting does not shift the others.
     """
     scale = augmentation.scales[generator.integers(len(augmentation.scales))]
-    image, label = resize(sample, _scaled_size(sample.label.shape, augmentation.base_size, scale))
-    image, label = _pad(image, label, augmentation.crop)
+    size = _scaled_size(sample.label.shape, augmentation.base_size, scale)
     height, width = augmentation.crop
-    top = int(generator.integers(label.shape[0] - height + 1))
-    left = int(generator.integers(label.shape[1] - width + 1))
+    top = int(generator.integers(max(size[0] - height, 0) + 1))
+    left = int(generator.integers(max(size[1] - width, 0) + 1))
+    flipped = generator.random() < 0.5 and augmentation.flip
+    image, label = resize(_labelled_for(sample, flipped, augmentation.flip_pairs), size)
+    image, label = _pad(image, label, augmentation.crop)
     image, label = (array[top : top + height, left : left + width] for array in (image, label))
-    if generator.random() < 0.5 and augmentation.flip:
-        image, label = image[:, ::-1], _swap(label[:, ::-1], augmentation.flip_pairs)
+    if flipped:
+        image, label = image[:, ::-1], label[:, ::-1]
     return Sample(np.ascontiguousarray(image), np.ascontiguousarray(label), sample.name)
 
 
@@ -69,6 +71,14 @@ def _scaled_size(size: tuple[int, ...], base_size: int | None, scale: float) -> 
     long_side = max(1, int(base_size * scale + 0.5))
     short_side = max(1, int(min(size) * long_side / max(size) + 0.5))
     return (long_side, short_side) if height > width else (short_side, long_side)
+
+
+def _labelled_for(sample: Sample, flipped: bool, pairs: tuple[tuple[int, int], ...]) -> Sample:
+    """Return the sample with the label that a mirrored crop shows, still the right way round."""
+    if not flipped:
+        return sample
+    given = sample.mirrored_label
+    return replace(sample, label=_swap(sample.label, pairs) if given is None else given[:, ::-1])
 
 
 def resize(sample: Sample, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

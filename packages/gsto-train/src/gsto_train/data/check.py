@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +32,6 @@ class SplitReport:
     ignored: int = 0
     findings: list[Finding] = field(default_factory=list)
 
-    @property
-    def problems(self) -> int:
-        """Number of findings that stand in the way: all but the odd ones."""
-        return sum(finding.kind != "odd" for finding in self.findings)
-
     def as_json(self) -> dict[str, object]:
         """Return the report as JSON has it."""
         counted = zip(self.classes, self.pixels.tolist(), self.occurrences.tolist(), strict=True)
@@ -45,7 +40,7 @@ class SplitReport:
             "sizes": dict(self.sizes.most_common()),
             "classes": {name: {"pixels": pixels, "pictures": seen} for name, pixels, seen in counted},
             "ignored_pixels": self.ignored,
-            "findings": [{"kind": finding.kind, "text": finding.text} for finding in self.findings],
+            "findings": [asdict(finding) for finding in self.findings],
         }
 
     def lines(self) -> list[str]:

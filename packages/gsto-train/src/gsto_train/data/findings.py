@@ -1,6 +1,6 @@
 """What is wrong with a data set on disk: one finding a file, in a person's words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,11 @@ class Finding:
 
     kind: Literal["missing", "broken", "odd"]
     text: str
+
+
+def problems(findings: Iterable[Finding]) -> int:
+    """Return how many findings stand in the way: all but the odd ones."""
+    return sum(finding.kind != "odd" for finding in findings)
 
 
 def error_of(findings: Sequence[Finding], total: int) -> InputError:

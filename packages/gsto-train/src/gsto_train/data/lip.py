@@ -5,6 +5,7 @@ also the lists of HRNet and GSTO (`image label [reversed label [edges]]`, relati
 of JPPNet (`/images/ID.jpg /labels/ID.png /labels_rev/ID.png`, relative to the data set's folder).
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from gsto_train.data.files import (
 )
 from gsto_train.data.findings import Finding
 from gsto_train.data.pictures import read_label
-from gsto_train.data.samples import default_palette
+from gsto_train.data.samples import Sample, default_palette
 from gsto_train.errors import InputError, nearest
 
 SPLITS = {"train": 30462, "val": 10000}
@@ -47,9 +48,9 @@ TABLE = ClassTable(CLASSES, default_palette(len(CLASSES)))
 class Lip(LabelledFiles):
     """One split of LIP: "train", "val", or a list file.
 
-    Labels that the data set gives reversed (mirrored, left and right swapped) are what mirroring a crop with
-    `FLIP_PAIRS` gives anyway: `inspect` compares them. Raises InputError for an unknown split, and for
-    missing files unless `skip_missing`.
+    Where the data set gives a label reversed (mirrored, left and right swapped), it is the sample's
+    `mirrored_label`; `inspect` compares it with what mirroring by `FLIP_PAIRS` gives. Raises InputError for
+    an unknown split, and for missing files unless `skip_missing`.
     """
 
     def __init__(self, root: str | Path, split: str, *, skip_missing: bool = False) -> None:
@@ -64,20 +65,31 @@ class Lip(LabelledFiles):
             official_count=SPLITS.get(split),
         )
 
+    def __getitem__(self, index: int) -> Sample:
+        """Read pair `index`, its reversed label too; raises InputError as `LabelledFiles` does."""
+        sample, path = super().__getitem__(index), self._reversed_label(index)
+        if path is None:
+            return sample
+        given = _read(path)
+        if given.shape != sample.label.shape:
+            raise InputError(
+                f"{path}: this reversed label is {_told(given)}, its label {_told(sample.label)} (width x "
+                "height); expected the same size: restore it, or remove it"
+            )
+        return replace(sample, mirrored_label=given)
+
     def inspect(self, index: int) -> tuple[Finding, ...]:
         """Compare a picture's reversed label, where there is one, with its label mirrored and swapped."""
+        label, path = self.listing.pairs[index].label, self._reversed_label(index)
+        if label is None or path is None or np.array_equal(_read(path), mirrored(_read(label))):
+            return ()
+        text = f"{path}: is not its label mirrored with left and right swapped; training takes it as it is"
+        return (Finding("odd", f"{text}, remove it to have the label itself mirrored"),)
+
+    def _reversed_label(self, index: int) -> Path | None:
         label = self.listing.pairs[index].label
         path = self._reversed.get(label) if label else None
-        if label is None or path is None or not path.is_file():
-            return ()
-        try:
-            given = _read(path)
-        except InputError as error:
-            return (Finding("broken", str(error)),)
-        if np.array_equal(given, mirrored(_read(label))):
-            return ()
-        text = f"{path}: is not its label mirrored with left and right swapped; remove it, training does that"
-        return (Finding("odd", text),)
+        return path if path is not None and path.is_file() else None
 
     def _from_list(self, path: Path) -> Listing:
         pairs = list[Pair]()
@@ -124,6 +136,10 @@ def mirrored(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
     for left, right in FLIP_PAIRS:
         swapped[[left, right]] = right, left
     return np.asarray(swapped[label[:, ::-1]])
+
+
+def _told(label: NDArray[np.uint8]) -> str:
+    return f"{label.shape[1]}x{label.shape[0]}"
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

@@ -6,12 +6,13 @@ is drawn from (seed, epoch, index). So nothing depends on the number of threads,
 step without loader state.
 """
 
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import cv2
@@ -28,6 +29,13 @@ _ORDER_STREAM = 1
 AUGMENTATION_STREAM = 2
 
 BATCHES_AHEAD = 2
+
+PATIENCE = 1.0
+"""Seconds between looks at the threads while a sample is waited for."""
+
+
+class LoaderError(RuntimeError):
+    """The threads that load samples cannot go on; not the data's fault."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +73,15 @@ def training_batches(
     start_step: int,
     total_steps: int,
     threads: int,
+    slots: range | None = None,
 ) -> Generator[LoadedBatch]:
     """Yield the batches of steps start_step .. total_steps - 1, in order, loading two batches ahead.
 
-    What a sample raises reaches the consumer when its batch is due, with a note that tells which sample.
-    Closing the iterator ends the threads.
+    Of each batch only the samples `slots` are loaded (None: all): those of one process of several. What a
+    sample raises reaches the consumer when its batch is due, with a note that tells which sample. Raises
+    `LoaderError` where the threads end. Closing the iterator ends them.
     """
+    slots = slots or range(batch)
 
     def load(position: int) -> _Loaded:
         epoch, index = sample_at(position, count=len(dataset), seed=seed)
@@ -80,22 +91,32 @@ def training_batches(
         with noting(f"epoch {epoch}, sample {index}: {sample.name}"):
             return _Loaded.of(augment(sample, augmentation, generator))
 
-    positions = range(start_step * batch, total_steps * batch)
-    with closing(in_order(load, positions, threads=threads, ahead=BATCHES_AHEAD * batch)) as loaded:
+    positions = sample_positions(range(start_step, total_steps), batch, slots)
+    with closing(in_order(load, positions, threads=threads, ahead=BATCHES_AHEAD * len(slots))) as loaded:
         for step in range(start_step, total_steps):
-            group = [next(loaded) for _ in range(batch)]
+            group = [next(loaded) for _ in slots]
             yield _stack(group, step, step * batch // len(dataset))
 
 
-def evaluation_batches(dataset: Dataset, *, batch: int, threads: int) -> Generator[LoadedBatch]:
-    """Yield every whole picture once, in order; a batch holds up to `batch` neighbours of one size."""
+def sample_positions(steps: range, batch: int, slots: range) -> Iterator[int]:
+    """Yield the numbers of the samples `slots` of every step's batch."""
+    return (step * batch + slot for step in steps for slot in slots)
+
+
+def evaluation_batches(
+    dataset: Dataset, *, batch: int, threads: int, indices: range | None = None
+) -> Generator[LoadedBatch]:
+    """Yield every whole picture of `indices` (None: all) once, in order.
+
+    A batch holds up to `batch` neighbours of one size.
+    """
 
     def load(index: int) -> _Loaded:
         with noting(f"sample {index}"):
             return _Loaded.of(dataset[index])
 
     step, group = 0, list[_Loaded]()
-    positions = range(len(dataset))
+    positions = range(len(dataset)) if indices is None else indices
     with closing(in_order(load, positions, threads=threads, ahead=BATCHES_AHEAD * batch)) as loaded:
         for sample in loaded:
             if group and (len(group) == batch or sample.label.shape != group[0].label.shape):
@@ -132,19 +153,51 @@ def _permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch, _ORDER_STREAM]).permutation(count)
 
 
-def in_order(load: Callable[[int], T], positions: range, *, threads: int, ahead: int) -> Generator[T]:
-    """Yield load(position) for every position in order, with at most `ahead` of them under way."""
-    with _one_thread_per_call(), ThreadPoolExecutor(threads, "gsto-loader") as pool:
+def in_order(load: Callable[[int], T], positions: Iterable[int], *, threads: int, ahead: int) -> Generator[T]:
+    """Yield load(position) for every position in order, with at most `ahead` of them under way.
+
+    Raises `LoaderError` where a thread cannot be started or has ended.
+    """
+    workers = list[threading.Thread]()
+    started = partial(_note_worker, workers)
+    with _one_thread_per_call(), ThreadPoolExecutor(threads, "gsto-loader", started) as pool:
         pending = deque[Future[T]]()
         try:
             for position in positions:
-                pending.append(pool.submit(load, position))
+                pending.append(_submit(pool, load, position))
                 if len(pending) == ahead:
-                    yield pending.popleft().result()
+                    yield _result(pending.popleft(), workers)
             while pending:
-                yield pending.popleft().result()
+                yield _result(pending.popleft(), workers)
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=_all_alive(workers), cancel_futures=True)
+
+
+def _note_worker(workers: list[threading.Thread]) -> None:
+    workers.append(threading.current_thread())
+
+
+def _all_alive(workers: Sequence[threading.Thread]) -> bool:
+    return all(worker.is_alive() for worker in workers)
+
+
+def _submit(pool: ThreadPoolExecutor, load: Callable[[int], T], position: int) -> Future[T]:
+    try:
+        return pool.submit(load, position)
+    except RuntimeError as error:  # No more threads may be started, or the pool is broken.
+        raise LoaderError(f"no thread to load samples with: {error}; give a smaller train.threads") from error
+
+
+def _result(future: Future[T], workers: Sequence[threading.Thread]) -> T:
+    """Wait for a sample, but not for a thread that is no more."""
+    while not wait([future], PATIENCE).done:
+        if not _all_alive(workers):
+            raise LoaderError("a thread that loads samples has ended; its sample will never come")
+    error = future.exception()
+    if error is not None and not isinstance(error, Exception):  # SystemExit and the like end a thread.
+        told = "; ".join([repr(error), *getattr(error, "__notes__", ())])
+        raise LoaderError(f"a thread that loads samples was ended: {told}") from error
+    return future.result()
 
 
 @contextmanager
@@ -163,6 +216,6 @@ def noting(which: str) -> Iterator[None]:
     """Note on what is raised inside which sample was being loaded."""
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
         error.add_note(f"while loading {which}")
         raise

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gsto_train.data.samples import IGNORE_LABEL
 from gsto_train.errors import InputError
@@ -69,8 +69,18 @@ def _decode(path: Path) -> Image.Image:
             return picture
     # Pillow's decoders raise nearly every type there is on broken files.
     except Exception as error:
-        reason = str(error).replace(str(path), "the file").replace("\n", " ")
-        raise InputError(f"{path}: this picture does not decode ({reason}); replace or remove it") from error
+        raise InputError(
+            f"{path}: this picture does not decode ({_reason(error, path)}); replace or remove it"
+        ) from error
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """Return what a decoder says, without the path that the line begins with."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no format of pictures that is known here"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).replace(str(path), path.name).replace("\n", " ")
 
 
 def _first_wrong(values: NDArray[np.integer], wrong: NDArray[np.bool]) -> str:

@@ -9,10 +9,10 @@ from gsto_train.errors import InputError
 
 
 class Subset:
-    """The samples of `dataset` at `indices`, in their order."""
+    """The samples of `dataset` at `indices`, in their order; `left_out`: how many files are not in it."""
 
-    def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
-        self.dataset, self.indices = dataset, tuple(indices)
+    def __init__(self, dataset: Dataset, indices: Sequence[int], left_out: int = 0) -> None:
+        self.dataset, self.indices, self.left_out = dataset, tuple(indices), left_out
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ def readable(dataset: Dataset, *, threads: int) -> tuple[Subset, tuple[Finding, 
     broken = tuple(Finding("broken", error) for error in errors if error is not None)
     if not kept:
         raise InputError(f"none of {len(dataset)} pictures reads: {broken[0].text}")
-    return Subset(dataset, kept), broken
+    return Subset(dataset, kept, len(broken)), broken
 
 
 def _error(dataset: Dataset, index: int) -> str | None:

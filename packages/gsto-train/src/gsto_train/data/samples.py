@@ -20,12 +20,14 @@ class Sample:
     """One picture and its labels.
 
     `image` is (H, W, 3) RGB; `label` is (H, W) with class indices and 255 for ignore; `name` tells a
-    person which picture it is: a file path, or "scene 12 of train".
+    person which picture it is: a file path, or "scene 12 of train". `mirrored_label` is the label of the
+    mirrored picture where the data set gives one; elsewhere it follows from `label`.
     """
 
     image: NDArray[np.uint8]
     label: NDArray[np.uint8]
     name: str
+    mirrored_label: NDArray[np.uint8] | None = None
 
 
 class Dataset(Protocol):

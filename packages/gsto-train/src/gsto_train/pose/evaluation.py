@@ -18,6 +18,7 @@ from gsto_train.pose.samples import KeypointDataset, Person
 from gsto_train.pose.skeleton import Skeleton
 from gsto_train.pose.targets import Codec
 from gsto_train.pose.transform import Floats, move, region_of
+from gsto_train.processes import ALONE, Processes
 
 PCK_THRESHOLD = 0.1
 """Of the longer side of a person's box."""
@@ -52,18 +53,40 @@ def predict_poses(
     batch: int,
     threads: int,
     on_scored: Callable[[int], None] = lambda count: None,
+    processes: Processes = ALONE,
 ) -> list[Pose]:
-    """Return a pose for every box; `on_scored` hears of each batch."""
-    poses = list[Pose]()
-    with closing(evaluation_crops(dataset, test.cropping, batch=batch, threads=threads)) as batches:
+    """Return a pose for every box, each predicted by one of `processes`; `on_scored` hears of each batch."""
+    poses, indices = list[Pose](), processes.share(len(dataset.persons))
+    batches = evaluation_crops(dataset, test.cropping, batch=batch, threads=threads, indices=indices)
+    with processes.together(), closing(batches):
         for crops in batches:
             heatmaps = predict_heatmaps(predictor, crops.image, test, dataset.skeleton)
             joints, scores = decode(heatmaps, test.codec, test.decoding)
             for person, back, found, certain in zip(crops.persons, crops.back, joints, scores, strict=True):
                 poses.append(Pose(person, move(found, back), certain))
             on_scored(len(crops.persons))
-    assert len(poses) == len(dataset.persons), f"scored {len(poses)} boxes of {len(dataset.persons)}"
-    return poses
+    return _gathered(poses, indices, dataset.persons, processes)
+
+
+def _gathered(
+    poses: Sequence[Pose], indices: range, persons: Sequence[Person], processes: Processes
+) -> list[Pose]:
+    """Return the poses of every process, in the order of the persons; each fills in its own rows of a sum."""
+    found = processes.sum(_rows([len(poses)], [0], 1))
+    assert found[0] == len(persons), f"scored {found[0]:g} boxes of {len(persons)}"
+    if not persons or processes.count == 1:
+        return list(poses)
+    joints = len(persons[0].joints)
+    places = processes.sum(_rows([pose.joints for pose in poses], indices, (len(persons), joints, 2)))
+    scores = processes.sum(_rows([pose.scores for pose in poses], indices, (len(persons), joints)))
+    return [Pose(*each) for each in zip(persons, places, scores, strict=True)]
+
+
+def _rows(values: Sequence[Any], indices: Sequence[int], shape: int | tuple[int, ...]) -> Floats:
+    rows = np.zeros(shape)
+    for index, value in zip(indices, values, strict=True):
+        rows[index] = value
+    return rows
 
 
 def predict_heatmaps(

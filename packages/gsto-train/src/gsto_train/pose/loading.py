@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsto_train.data.augment import normalize
-from gsto_train.data.loader import AUGMENTATION_STREAM, BATCHES_AHEAD, in_order, noting, sample_at
+from gsto_train.data.loader import (
+    AUGMENTATION_STREAM,
+    BATCHES_AHEAD,
+    in_order,
+    noting,
+    sample_at,
+    sample_positions,
+)
 from gsto_train.pose.samples import KeypointDataset, Person
 from gsto_train.pose.targets import Codec
 from gsto_train.pose.transform import (
@@ -70,9 +77,13 @@ def pose_batches(
     start_step: int,
     total_steps: int,
     threads: int,
+    slots: range | None = None,
 ) -> Generator[PoseBatch]:
-    """Yield the batches of steps start_step .. total_steps - 1, each a function of seed and step."""
-    persons = dataset.persons
+    """Yield the samples `slots` (None: all) of the batches of steps start_step .. total_steps - 1.
+
+    Each is a function of seed and step.
+    """
+    persons, slots = dataset.persons, slots or range(batch)
 
     def load(position: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], str]:
         epoch, index = sample_at(position, count=len(persons), seed=seed)
@@ -81,10 +92,11 @@ def pose_batches(
             image, joints = training_crop(dataset, persons[index], cropping, augmentation, generator)
             return image, *codec.encode(joints), persons[index].name
 
-    positions = range(start_step * batch, total_steps * batch)
-    with closing(in_order(load, positions, threads=threads, ahead=BATCHES_AHEAD * batch)) as loaded:
+    positions = sample_positions(range(start_step, total_steps), batch, slots)
+    ahead = BATCHES_AHEAD * len(slots)
+    with closing(in_order(load, positions, threads=threads, ahead=ahead)) as loaded:
         for step in range(start_step, total_steps):
-            images, heatmaps, visibilities, names = zip(*(next(loaded) for _ in range(batch)), strict=True)
+            images, heatmaps, visibilities, names = zip(*(next(loaded) for _ in slots), strict=True)
             yield PoseBatch(
                 np.stack(images),
                 np.stack(heatmaps),
@@ -111,10 +123,11 @@ def training_crop(
 
 
 def evaluation_crops(
-    dataset: KeypointDataset, cropping: Cropping, *, batch: int, threads: int
+    dataset: KeypointDataset, cropping: Cropping, *, batch: int, threads: int, indices: range | None = None
 ) -> Generator[Crops]:
-    """Yield every box once, in order, as it is: upright, not mirrored."""
+    """Yield every box of `indices` (None: all) once, in order, as it is: upright, not mirrored."""
     persons = dataset.persons
+    indices = range(len(persons)) if indices is None else indices
 
     def load(index: int) -> tuple[Person, NDArray[np.float32], Floats]:
         person = persons[index]
@@ -126,7 +139,7 @@ def evaluation_crops(
 
     waiting = list[tuple[Person, NDArray[np.float32], Floats]]()
     ahead = BATCHES_AHEAD * batch
-    with closing(in_order(load, range(len(persons)), threads=threads, ahead=ahead)) as loaded:
+    with closing(in_order(load, indices, threads=threads, ahead=ahead)) as loaded:
         for crop in loaded:
             waiting.append(crop)
             if len(waiting) == batch:

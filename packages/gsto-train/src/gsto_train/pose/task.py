@@ -17,8 +17,9 @@ from gsto_train.pose.loading import Cropping, PoseBatch, pose_batches
 from gsto_train.pose.samples import KeypointDataset
 from gsto_train.pose.targets import Codec
 from gsto_train.pose.transform import CropAugmentation
+from gsto_train.processes import ALONE, Processes
 from gsto_train.report import CountReport, Report, Scores
-from gsto_train.settings import Settings
+from gsto_train.settings import PARTS, Part, Settings
 
 BASELINE = "mean pose"
 
@@ -37,19 +38,23 @@ class Keypoints:
     @classmethod
     def load(cls, settings: Settings) -> "Keypoints":
         """Return the task of the data that the settings name; raises `InputError`."""
-        task = cls(settings, *_datasets(settings))
-        skeletons = (task.training.skeleton, task.validation.skeleton)
-        if skeletons[0] != skeletons[1]:
+        skip = settings.data.skip_unreadable
+        task = cls(settings, *(open_part(settings, part, skip_unreadable=skip) for part in PARTS))
+        found = task.validation.skeleton
+        if found != task.training.skeleton:
             raise InputError(
                 "setting 'data.val_annotations': expected the joints of 'data.train_annotations', found "
-                f"{', '.join(skeletons[1].joints)}; give files of the same joints"
+                f"{', '.join(found.joints)}; give files of the same joints"
             )
-        if task.validation.box_source == "detector" and skeletons[1].sigmas is None:
-            raise InputError(
-                "setting 'pose.oks_sigmas' is missing: poses in a detector's boxes are scored by OKS; give a "
-                "number per joint, or leave data.val_boxes out"
-            )
+        _check_scorable(task.validation)
         return task
+
+    @classmethod
+    def to_score(cls, settings: Settings) -> "Keypoints":
+        """Return the task without training persons, those to score in their place; raises `InputError`."""
+        validation = open_part(settings, "val", skip_unreadable=settings.data.skip_unreadable)
+        _check_scorable(validation)
+        return cls(settings, validation, validation)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -84,15 +89,15 @@ class Keypoints:
             pose.half_body_joints,
         )
 
-    @property
-    def protocol(self) -> str:
-        """The test procedure in words."""
-        pose = self.settings.pose
+    def protocol(self, graph: Graph) -> str:
+        """Return the test procedure in words."""
+        pose, shift = self.settings.pose, self.codec(graph).flip_shift
+        moved = f"flip test (mirrored heatmaps moved by {shift} pixel{'s' * (shift != 1)})"
         decoding = "quarter-pixel refinement" if pose.decoding == "quarter" else "unbiased decoding"
         height, width = self.settings.data.crop
         return (
             f"{self.validation.box_source} boxes x {pose.box_scale:g}, crops {height}x{width}, "
-            f"{'flip test' if pose.flip_test else 'no flip'}, {decoding}, OKS-NMS {pose.nms:g}"
+            f"{moved if pose.flip_test else 'no flip'}, {decoding}, OKS-NMS {pose.nms:g}"
         )
 
     def codec(self, graph: Graph) -> Codec:
@@ -132,8 +137,10 @@ class Keypoints:
         loss = self.settings.loss
         return Objective(Heatmap(loss.joint_weights), asdict(loss.stage_weights))
 
-    def batches(self, graph: Graph, *, start_step: int, total_steps: int) -> Generator[PoseBatch]:
-        """Yield the crops of steps start_step .. total_steps - 1."""
+    def batches(
+        self, graph: Graph, *, start_step: int, total_steps: int, slots: range
+    ) -> Generator[PoseBatch]:
+        """Yield the crops `slots` of steps start_step .. total_steps - 1."""
         train = self.settings.train
         return pose_batches(
             self.training,
@@ -145,6 +152,7 @@ class Keypoints:
             start_step=start_step,
             total_steps=total_steps,
             threads=train.threads,
+            slots=slots,
         )
 
     def baselines(self, graph: Graph, report: Report) -> dict[str, Any]:
@@ -169,7 +177,12 @@ class Keypoints:
         return isinstance(by_joint, dict) and tuple(by_joint) == self.labels
 
     def evaluate(
-        self, graph: Graph, predictor: Predictor, on_scored: Callable[[int], None]
+        self,
+        graph: Graph,
+        predictor: Predictor,
+        on_scored: Callable[[int], None],
+        *,
+        processes: Processes = ALONE,
     ) -> dict[str, Any]:
         """Score the validation boxes by `protocol`."""
         train, test = self.settings.train, self.test(graph)
@@ -180,13 +193,18 @@ class Keypoints:
             batch=train.evaluation_batch,
             threads=train.threads,
             on_scored=on_scored,
+            processes=processes,
         )
         return score_poses(poses, self.validation, test)
 
+    def score(self, scores: Scores) -> float | None:
+        """Return AP where there is one, else PCK."""
+        found: float | None = scores.get(_headline(scores))
+        return found
+
     def headline(self, scores: Scores) -> str:
         """Return AP where there is one, else PCK, in words."""
-        name = "AP" if scores.get("AP") is not None else "PCK"
-        value = scores.get(name)
+        name, value = _headline(scores), self.score(scores)
         return f"{name} -" if value is None else f"{name} {value:.3f}"
 
     def facts(self) -> dict[str, Any]:
@@ -210,34 +228,32 @@ class Keypoints:
         report.measures(title, "PCK by joint" if joints else "score", (joints, pooled), by_joint)
 
 
-def _datasets(settings: Settings) -> tuple[KeypointDataset, KeypointDataset]:
-    data = settings.data
+def open_part(settings: Settings, part: Part, *, skip_unreadable: bool) -> KeypointDataset:
+    """Return what is trained on, or what is scored; with `skip_unreadable` without what is bad in a file.
+
+    Raises `InputError`.
+    """
+    data, pose = settings.data, settings.pose
     if data.kind == "figures":
-        size, seed = data.figure_size, data.figure_seed
-        return (
-            GeneratedFigures(data.train_figures, size=size, seed=seed, split="train"),
-            GeneratedFigures(data.val_figures, size=size, seed=seed, split="val"),
-        )
+        count = {"train": data.train_figures, "val": data.val_figures}[part]
+        return GeneratedFigures(count, size=data.figure_size, seed=data.figure_seed, split=part)
     if data.folder is None:
         raise InputError("setting 'data.folder' is missing: give the folder of annotations with --data DIR")
-    return (
-        _file(settings, data.folder, data.train_annotations, data.train_pictures, None),
-        _file(settings, data.folder, data.val_annotations, data.val_pictures, data.val_boxes),
-    )
-
-
-def _file(
-    settings: Settings, folder: str, annotations: str, pictures: str, boxes: str | None
-) -> CocoKeypoints:
-    pose = settings.pose
+    train = (data.train_annotations, data.train_pictures, None)
+    val = (data.val_annotations, data.val_pictures, data.val_boxes)
+    annotations, pictures, boxes = {"train": train, "val": val}[part]
+    skeleton = SkeletonChoice(pose.pairs, pose.upper_joints, pose.oks_sigmas)
     return CocoKeypoints(
-        folder,
-        annotations,
-        pictures,
-        boxes=boxes,
-        skeleton=SkeletonChoice(pose.pairs, pose.upper_joints, pose.oks_sigmas),
-        skip_unreadable=settings.data.skip_unreadable,
+        data.folder, annotations, pictures, boxes=boxes, skeleton=skeleton, skip_unreadable=skip_unreadable
     )
+
+
+def _check_scorable(validation: KeypointDataset) -> None:
+    if validation.box_source == "detector" and validation.skeleton.sigmas is None:
+        raise InputError(
+            "setting 'pose.oks_sigmas' is missing: poses in a detector's boxes are scored by OKS; give a "
+            "number per joint, or leave data.val_boxes out"
+        )
 
 
 def _findings(dataset: KeypointDataset) -> Sequence[str]:
@@ -251,3 +267,7 @@ def _read_all(dataset: CocoKeypoints, threads: int, count: CountReport) -> None:
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(dataset.image, first.values()):
             count.advance(1)
+
+
+def _headline(scores: Scores) -> str:
+    return "AP" if scores.get("AP") is not None else "PCK"

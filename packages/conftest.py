@@ -1,3 +1,5 @@
+"""The golden networks, which the tests of every package read."""
+
 import json
 import os
 import zlib
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-CHECKOUT = Path(__file__).parents[3]
+CHECKOUT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,150 @@
+"""Speed "fast" computes what "plain" does: convolutions and their gradients, networks, steps."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import Array
+from numpy.testing import assert_allclose
+from numpy.typing import NDArray
+
+from gsto_jax import convolution, ops
+from gsto_jax.backend import JaxBackend
+from gsto_spec import Graph, GraphBuilder, build, evaluate, initial_weights, variant
+from gsto_spec.backend import Speed, Training
+from gsto_spec.errors import WeightsError
+from gsto_spec.ops import Conv2d
+
+Arrays = dict[str, NDArray[Any]]
+SPEEDS: tuple[Speed, ...] = ("plain", "fast", "compiled")
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[Conv2d, tuple[int, ...], tuple[int, ...]]:
+    """A convolution, the shape of its kernel, and that of an x that holds it."""
+    kernel, stride = (draw(st.tuples(st.integers(1, 4), st.integers(1, 4))) for _ in range(2))
+    top, bottom, left, right = draw(st.tuples(*[st.integers(0, 5)] * 4))
+    source, target = draw(st.sampled_from([(1, 1), (3, 2), (4, 1), (8, 2)]))
+    height = max(1, kernel[0] - top - bottom) + draw(st.integers(0, 6))
+    width = max(1, kernel[1] - left - right) + draw(st.integers(0, 6))
+    op = Conv2d(stride, (top, bottom, left, right))
+    return op, (*kernel, source, target), (2, height, width, source)
+
+
+@settings(max_examples=10, deadline=None)
+@given(convolutions(), st.sampled_from([0, convolution.CACHE]))
+def test_convolutions_and_their_gradients_are_the_plain_ones(
+    drawn: tuple[Conv2d, tuple[int, ...], tuple[int, ...]], cache: int
+) -> None:
+    op, kernel_shape, shape = drawn
+    generator = np.random.default_rng(0)
+    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolution, "CACHE", cache)
+        x, kernel = (jnp.asarray(generator.standard_normal(size)) for size in (shape, kernel_shape))
+        gradient = jnp.asarray(generator.standard_normal(ops.conv2d(op, x, kernel).shape))
+
+        @partial(jax.jit, static_argnums=0)
+        def with_gradients(convolve: ops.Convolve, x: Array, kernel: Array, gradient: Array) -> list[Array]:
+            result, pull = jax.vjp(partial(convolve, op), x, kernel)
+            return [result, *pull(gradient)]
+
+        wanted = with_gradients(ops.conv2d, x, kernel, gradient)
+        found = with_gradients(convolution.conv2d, x, kernel, gradient)
+    for one, other in zip(found, wanted, strict=True):
+        assert_allclose(one, other, rtol=0, atol=1e-12 * max(1.0, float(np.abs(other).max(initial=0))))
+
+
+@pytest.mark.parametrize("op", [Conv2d(groups=2), Conv2d(dilation=(2, 1), padding=(1, 1, 1, 1))])
+def test_groups_and_dilations_are_left_to_the_plain_convolution(op: Conv2d) -> None:
+    x = jnp.ones((1, 6, 6, 4))
+    kernel = jnp.ones((3, 3, 4 // op.groups, 2))
+    assert jnp.array_equal(convolution.conv2d(op, x, kernel), ops.conv2d(op, x, kernel))
+
+
+def small_network() -> Graph:
+    return build(
+        dataclasses.replace(
+            variant("gsto-hrnet-w18-small-v2"), widths=(3, 4, 5, 6), modules=(1, 1, 1), blocks=1,
+            stem_width=4, layer1_width=4, layer1_blocks=1, classes=3,
+        )
+    )  # fmt: skip
+
+
+def lively_weights(graph: Graph) -> Arrays:
+    generator = np.random.default_rng(0)
+    weights: Arrays = dict(initial_weights(graph))
+    for name, array in weights.items():
+        if array.ndim == 1:
+            weights[name] = generator.uniform(0.5, 1.5, array.shape)
+    return weights
+
+
+def test_predictions_are_the_definitions_at_every_speed() -> None:
+    graph = small_network()
+    weights = lively_weights(graph)
+    images = np.random.default_rng(1).standard_normal((1, 3, 33, 37))
+    wanted = evaluate(graph, weights, {"image": images})
+    for speed in SPEEDS[:2]:
+        predictor = JaxBackend().predictor(graph, weights, device="cpu", precision="float64", speed=speed)
+        found = predictor.predict(images)
+        assert list(found) == list(wanted)
+        for name, value in wanted.items():
+            assert_allclose(found[name], value, rtol=0, atol=1e-10 * np.abs(value).max())
+
+
+def test_a_fast_predictor_takes_less_arithmetic_and_a_plain_one_the_graph_as_it_is() -> None:
+    builder = GraphBuilder()
+    doubled = builder.conv2d("first", builder.input(), 8)
+    graph = builder.graph({"y": builder.batch_norm("norm", doubled)})
+    weights = lively_weights(graph)
+
+    def arguments(speed: Speed) -> int:
+        predictor = JaxBackend().predictor(graph, weights, device="cpu", speed=speed)
+        return predictor.memory_analysis((1, 3, 8, 8))["argument"]
+
+    # Four vectors of the batch norm become one bias.
+    assert arguments("plain") - arguments("fast") == 3 * 8 * 4
+
+
+def test_no_gradient_is_a_convolution_of_a_map_full_of_zeros() -> None:
+    op, x, kernel = Conv2d((2, 2), (1, 1, 1, 1)), jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
+
+    def dilated(convolve: ops.Convolve) -> bool:
+        return "lhs_dilation=(2, 2)" in str(
+            jax.make_jaxpr(jax.grad(lambda x: convolve(op, x, kernel).sum()))(x)
+        )
+
+    assert dilated(ops.conv2d)
+    assert not dilated(convolution.conv2d)
+
+
+def test_steps_are_the_same_at_every_speed() -> None:
+    build = GraphBuilder()
+    x = build.conv2d("first", build.input(), 8, kernel=3)
+    x = build.relu(build.batch_norm("norm", build.conv2d("strided", x, 8, kernel=3, stride=2)))
+    graph = build.graph({"stage4": build.conv2d("narrow", x, 2, kernel=3, bias=True)})
+    draw = np.random.default_rng(2)
+    batch = {"image": draw.standard_normal((2, 3, 9, 12)), "label": draw.integers(0, 2, (2, 9, 12))}
+    states = []
+    for speed in SPEEDS[:2]:
+        trainer = JaxBackend().trainer(
+            graph, initial_weights(graph), Training(), device="cpu", precision="float64", speed=speed
+        )
+        for _ in range(2):
+            trainer.step(batch, 0.1)
+        states.append(trainer.state())
+    plain, fast = states
+    for name, value in plain.items():
+        assert_allclose(fast[name], value, rtol=0, atol=1e-9 * max(np.abs(value).max(), 1e-3), err_msg=name)
+
+
+@pytest.mark.parametrize("speed", SPEEDS)
+def test_weights_that_do_not_fit_are_refused_at_every_speed(speed: Speed) -> None:
+    with pytest.raises(WeightsError, match=r"conv1\.weight is missing"):
+        JaxBackend().predictor(small_network(), {}, device="cpu", speed=speed)

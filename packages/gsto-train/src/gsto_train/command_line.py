@@ -1,0 +1,57 @@
+"""What every command shares: exit statuses, one line for a failure, and how a command ends."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from gsto_train.output import OutputError, give_up
+
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+"""Exit statuses; an interrupted command ends with 128 + the signal's number."""
+
+
+def run_command(
+    command: click.Command, name: str, arguments: Sequence[str] | None, *, interrupted: str
+) -> NoReturn:
+    """Run a command with `arguments` (None: the process's) and exit with the status that it returns.
+
+    `interrupted` is what is said where it is stopped before it looks out for signals itself.
+    """
+    try:
+        given = None if arguments is None else list(arguments)
+        status = command.main(given, name, standalone_mode=False)
+    except click.ClickException as error:
+        status = fail(name, error.format_message(), WRONG_INPUT)
+    except (click.Abort, KeyboardInterrupt):
+        status = fail(name, f"interrupted; {interrupted}", 128 + signal.SIGINT)
+    except OutputError as error:
+        status = fail(name, str(error), FAILED)
+    except OSError as error:  # Of --help and --version, which print by themselves.
+        give_up()
+        status = fail(name, f"{error.filename or 'standard output'}: {error.strerror}", FAILED)
+    sys.exit(status)
+
+
+def fail(name: str, message: str, status: int) -> int:
+    """Say in one line what is wrong, and return the exit status."""
+    click.echo(f"{name}: {' '.join(message.split())}", err=True)
+    return status
+
+
+def path(option: str, text: str) -> Path:
+    """Return the path that an option gives; raises `InputError` for one that no file can have."""
+    from gsto_train.errors import InputError, is_text
+
+    if not is_text(text):
+        raise InputError(f"{option} {text!a}: expected a path in UTF-8; give another")
+    return Path(text)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Return whether an allocation failed; frameworks and cv2 say so in types of their own."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "alloc" in text

@@ -1,0 +1,273 @@
+"""The command `gsto-predict`; it imports nothing heavy before it is asked to do something."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+import click
+
+from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, out_of_memory, path, run_command
+from gsto_train.output import standard_output
+
+if TYPE_CHECKING:
+    from gsto_train.look.explaining import Explanation
+    from gsto_train.look.network import Network
+    from gsto_train.look.predicting import Looker
+    from gsto_train.report import Report
+
+NAME = "gsto-predict"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command with `arguments` (without: the process's) and exit with its status."""
+    run_command(command, NAME, arguments, interrupted="run the same command again")
+
+
+class _Share(click.FloatRange):
+    """A number from 0 to 1; click's own range lets NaN pass."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        number = float(super().convert(value, parameter, context))
+        if math.isnan(number):
+            self.fail(f"{value} is not in the range 0<=x<=1.", parameter, context)
+        return number
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("pictures", metavar="PICTURE|FOLDER|PATTERN...", nargs=-1)
+@click.option("--model", required=True, metavar="RUN|DIRECTORY|CHECKPOINT", help="The trained network.")
+@click.option(
+    "--output",
+    metavar="DIR",
+    help="New folder for all that is written; default: predictions, predictions-2, ...",
+)
+@click.option("--force", is_flag=True, help="Replace files in --output.")
+@click.option(
+    "--backend", metavar="NAME|MODULE:ATTRIBUTE", help="What predicts: torch, jax, ...; default: the run's."
+)
+@click.option(
+    "--boxes", metavar="FILE.json", help="Where persons are, in COCO's formats; default: the whole picture."
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="N pictures of the model's own validation data.",
+)
+@click.option("--truth", metavar="PNG|DIR", help="Class indices of the picture, or a folder of such PNGs.")
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Draw every branch's mean feature map, every gate, and a strip to compare.",
+)
+@click.option("--baseline", metavar="RUN|DIRECTORY", help="A second network, drawn beside it by --explain.")
+@click.option(
+    "--format", "figure_format", type=click.Choice(["png", "pdf", "svg"]), default="png", show_default=True,
+    help="Of the figures that --explain draws.",
+)  # fmt: skip
+@click.option(
+    "--opacity", type=_Share(0, 1), default=0.55, show_default=True, help="Of the classes' colours."
+)
+@click.option("--benchmark", metavar="NAME|FILE.toml", help="The test procedure; default: the model's own.")
+@click.option("--data", metavar="DIR", help="Folder of the data that --samples and class names come from.")
+@click.option(
+    "--architecture",
+    metavar="NAME|FILE.json|MODULE:ATTRIBUTE",
+    help="The network that a checkpoint's tensors belong to; a run or directory has its own.",
+)
+@click.option("--classes", type=click.IntRange(min=1), help="Classes or keypoints of --architecture.")
+@click.option("--form", type=click.Choice(["release", "paper"]), help="Reading of its gated parts.")
+@click.option(
+    "--inplace-abn/--no-inplace-abn",
+    default=None,
+    help="Read batch norms' scales as |scale| + eps, as GSTO's authors trained; or as they are.",
+)
+@click.option(
+    "--set",
+    "assignments",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change a setting, as in evaluation.flip=true; repeatable.",
+)
+@click.option("--device", metavar="auto|cpu|cuda", help="Where to predict.")
+@click.option("--precision", metavar="NAME", help="Arithmetic: float32, tf32 (GPU), float64.")
+@click.option("--json", "as_json", is_flag=True, help="Print predictions.json on standard output.")
+@click.version_option(package_name="gsto-train", message="%(prog)s %(version)s")
+def command(**options: Any) -> int:
+    """Run a trained network on pictures, and draw what it finds.
+
+    Classes become overlays and PNGs of class indices, joints become skeletons; predictions are those that
+    gsto-eval scores. Pictures that do not read are named and passed over: the exit status is 1 then.
+    """
+    given = Options(**options)
+    if not given.pictures and given.samples is None:
+        raise click.UsageError("no pictures: name files, folders or patterns, or give --samples N")
+    if given.pictures and given.samples is not None:
+        raise click.UsageError("--samples N takes the model's own pictures: leave the others out")
+    if given.samples is not None and (given.boxes or given.truth):
+        raise click.UsageError("--samples N have their own boxes and truth: leave --boxes and --truth out")
+    if given.architecture is None and (given.classes or given.form):
+        raise click.UsageError("--classes and --form change the network that --architecture names: give it")
+    if given.baseline and not given.explain:
+        raise click.UsageError("--baseline is drawn by --explain: give both")
+    return _predict(given)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    pictures: tuple[str, ...]
+    model: str
+    output: str | None
+    force: bool
+    backend: str | None
+    boxes: str | None
+    samples: int | None
+    truth: str | None
+    explain: bool
+    baseline: str | None
+    figure_format: str
+    opacity: float
+    benchmark: str | None
+    data: str | None
+    architecture: str | None
+    classes: int | None
+    form: Literal["release", "paper"] | None
+    inplace_abn: bool | None
+    assignments: tuple[str, ...]
+    device: str | None
+    precision: str | None
+    as_json: bool
+
+
+def _predict(given: Options) -> int:
+    from gsto_spec import GstoError
+    from gsto_train.errors import InputError
+    from gsto_train.interrupts import Interrupted, Interrupts
+    from gsto_train.report import Report
+
+    try:
+        with Interrupts().installed():
+            report = Report(json=given.as_json)
+            summary = _run(given, report)
+            if given.as_json:
+                with standard_output():
+                    click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
+    except (InputError, GstoError) as error:
+        return fail(NAME, str(error), WRONG_INPUT)
+    except Interrupted as interrupted:
+        return fail(NAME, "interrupted; what was written stays, run the same command again with --force",
+                    interrupted.status)  # fmt: skip
+    except OSError as error:
+        return fail(
+            NAME, f"{error.filename or 'standard error'}: {error.strerror}; mend that, try again", FAILED
+        )
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        told = str(error) or "none is left"
+        return fail(NAME, f"out of memory: {told}; predict in windows, with evaluation.window", FAILED)
+    skipped, total = len(summary["skipped"]), len(summary["skipped"]) + len(summary["pictures"])
+    if skipped:
+        return fail(NAME, f"{skipped} of {total} pictures were passed over, named above", FAILED)
+    return DONE
+
+
+def _run(given: Options, report: "Report") -> dict[str, Any]:
+    """Predict, write, and return what predictions.json holds."""
+    from gsto_train.look import gallery, inputs, sources
+    from gsto_train.look.boxes import read_boxes
+    from gsto_train.look.predicting import looker
+
+    named = sources.find(given.pictures)
+    boxes = None if given.boxes is None else read_boxes(path("--boxes", given.boxes))
+    network = _network(given, given.model, report)
+    if boxes is not None and not network.poses:
+        raise click.UsageError("--boxes are where joints are found, and this network finds classes")
+    baseline = _baseline(given, network, report)
+    truth = None if given.truth is None else path("--truth", given.truth)
+    shown = (
+        inputs.of_validation(network.settings, given.samples)
+        if given.samples is not None
+        else inputs.of_files(named, network, boxes, truth)
+    )
+    looks = looker(network, boxed=boxes is not None or given.samples is not None)
+    explanation = _explanation(given, network, looks, baseline)
+    place = gallery.default_output() if given.output is None else path("--output", given.output)
+    output = gallery.Output(place, force=given.force)
+    also = gallery.nothing_more if explanation is None else explanation.into(output)
+    outcome = gallery.predict_all(shown, network, looks, output, report, opacity=given.opacity, also=also)
+    summary = gallery.summarize(network, looks, output, outcome)
+    if not given.as_json:
+        report.say(f"{len(outcome.pictures)} pictures by {gallery.title(network)}; all is in {output.path}")
+    return summary
+
+
+def _explanation(
+    given: Options, network: "Network", looks: "Looker", baseline: "Network | None"
+) -> "Explanation | None":
+    if not given.explain:
+        return None
+    from gsto_train.look.explaining import Explanation
+
+    return Explanation(network, looks, baseline, given.figure_format)
+
+
+def _network(given: Options, source: str, report: "Report") -> "Network":
+    from gsto_spec.locate import locate
+    from gsto_train.convert import Reading
+    from gsto_train.look.network import open_network
+    from gsto_train.scoring import ScoringRequest
+
+    architecture = given.architecture
+    network = open_network(
+        ScoringRequest(
+            source=path("--model", source),
+            backend=given.backend,
+            benchmark=given.benchmark,
+            graph=None
+            if architecture is None
+            else locate(architecture, classes=given.classes, form=given.form),
+            architecture=architecture,
+            reading=None if given.inplace_abn is None else Reading(given.inplace_abn),
+            overrides=_overrides(given),
+        )
+    )
+    for note in network.notes:
+        report.note(note)
+    return network
+
+
+def _baseline(given: Options, network: "Network", report: "Report") -> "Network | None":
+    """Return the second network, which must find the same labels; raises `InputError`."""
+    from dataclasses import replace
+
+    from gsto_train.errors import InputError
+
+    if given.baseline is None:
+        return None
+    alone = replace(given, architecture=None, classes=None, form=None, inplace_abn=None)
+    found = _network(replace(alone, backend=given.backend or network.backend.name), given.baseline, report)
+    if found.labels != network.labels:
+        raise InputError(
+            f"--baseline {given.baseline}: expected a network of the same {len(network.labels)} labels as "
+            f"--model, found {len(found.labels)} others; give one that was trained on the same data"
+        )
+    return found
+
+
+def _overrides(given: Options) -> Mapping[str, object]:
+    from gsto_train.schema import assignment
+
+    shortcuts = {
+        "data.folder": given.data, "train.device": given.device, "train.precision": given.precision,
+    }  # fmt: skip
+    asked = {key: value for key, value in shortcuts.items() if value is not None}
+    return {**dict(map(assignment, given.assignments)), **asked}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""The command `gsto-report`; it imports nothing heavy before it is asked to do something."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, out_of_memory, path, run_command
+from gsto_train.output import standard_output
+
+NAME = "gsto-report"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command with `arguments` (without: the process's) and exit with its status."""
+    run_command(command, NAME, arguments, interrupted="nothing was written, run the same command again")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.option(
+    "--output",
+    metavar="FILE.html",
+    help="Default: report.html in the run's folder, comparison.html here for several.",
+)
+@click.option("--force", is_flag=True, help="Replace a report that is there.")
+@click.option(
+    "--samples", type=click.IntRange(min=0), default=6, show_default=True,
+    help="Validation pictures to show with their predictions; 0: nothing is predicted.",
+)  # fmt: skip
+@click.option(
+    "--pictures", type=click.IntRange(min=1), default=50, show_default=True,
+    help="Validation pictures that the confusion matrix counts at most.",
+)  # fmt: skip
+@click.option("--backend", metavar="NAME|MODULE:ATTRIBUTE", help="What predicts; default: the run's.")
+@click.option("--data", metavar="DIR", help="Folder of the data, where it is not where it was.")
+@click.option("--device", metavar="auto|cpu|cuda", help="Where to predict.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report's name and the scores.")
+@click.version_option(package_name="gsto-train", message="%(prog)s %(version)s")
+def command(
+    runs: tuple[str, ...],
+    output: str | None,
+    force: bool,
+    samples: int,
+    pictures: int,
+    backend: str | None,
+    data: str | None,
+    device: str | None,
+    as_json: bool,
+) -> int:
+    """Write a report of a run, or compare several, as one HTML file.
+
+    It holds curves, scores, a confusion matrix, samples, gates, and how to reproduce the run, and needs no
+    network to be read.
+    """
+    given = {"data.folder": data, "train.device": device}
+    overrides = {key: value for key, value in given.items() if value is not None}
+    return _report(runs, output, force, (samples, pictures), backend, overrides, as_json)
+
+
+def _report(
+    runs: Sequence[str],
+    output: str | None,
+    force: bool,
+    counts: tuple[int, int],
+    backend: str | None,
+    overrides: Mapping[str, object],
+    as_json: bool,
+) -> int:
+    from gsto_spec import GstoError
+    from gsto_train.errors import InputError
+    from gsto_train.interrupts import Interrupted, Interrupts
+    from gsto_train.look.reporting import write_report
+    from gsto_train.report import Report
+
+    try:
+        with Interrupts().installed():
+            report = Report(json=as_json)
+            folders = [path("RUN", run) for run in runs]
+            target = _target(folders, output, force)
+            records = write_report(
+                folders, target, report, samples=counts[0], pictures=counts[1],
+                overrides=overrides, backend=backend,
+            )  # fmt: skip
+            _tell(target, records, report, as_json)
+    except (InputError, GstoError) as error:
+        return fail(NAME, str(error), WRONG_INPUT)
+    except Interrupted as interrupted:
+        return fail(NAME, "interrupted; run the same command again", interrupted.status)
+    except OSError as error:
+        return fail(NAME, f"{error.filename or 'the report'}: {error.strerror}; mend that, try again", FAILED)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        told = str(error) or "none is left"
+        return fail(NAME, f"out of memory: {told}; --samples 0 predicts nothing", FAILED)
+    return DONE
+
+
+def _target(folders: Sequence[Path], output: str | None, force: bool) -> Path:
+    """Return where the report goes; raises `InputError` where there is something, unless `force`."""
+    from gsto_train.errors import InputError, nearest_path
+    from gsto_train.look.reporting import COMPARISON, REPORT
+
+    own = folders[0] / REPORT if len(folders) == 1 else Path(COMPARISON)
+    target = own if output is None else path("--output", output)
+    if folders[0].is_dir() and not target.absolute().parent.is_dir():
+        raise InputError(f"{target.parent}: no such folder{nearest_path(target.parent)}; make it first")
+    if target.is_dir() or (target.exists() and not force):
+        mend = "give another --output" + ("" if target.is_dir() else ", or replace it with --force")
+        raise InputError(f"{target}: is there already; {mend}")
+    return target
+
+
+def _tell(target: Path, records: Sequence[Any], report: Any, as_json: bool) -> None:
+    if not as_json:
+        report.say(f"the report is {target}")
+        return
+    told = {"report": str(target), "runs": {str(record.path): record.scores for record in records}}
+    with standard_output():
+        click.echo(json.dumps(told, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

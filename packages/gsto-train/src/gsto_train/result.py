@@ -1,0 +1,77 @@
+"""What a run leaves and says at its end: result.json, the model's card, a table."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from gsto_train import resolve, runfolder
+from gsto_train.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from gsto_train.job import Job
+from gsto_train.keeping import Kept
+from gsto_train.report import Report, duration
+from gsto_train.stopwatch import Stopwatch
+
+
+def title(job: Job) -> str:
+    """Return what is about to be trained, in a line."""
+    train, crop, task = job.settings.train, job.settings.data.crop, job.task
+    parameters = sum(map(math.prod, job.graph.trainable.values()))
+    tuned = f"; {job.fine_tuning}" if str(job.fine_tuning) else ""
+    several = f" in {job.processes.count} processes" if job.processes.count > 1 else ""
+    return (
+        f"{job.settings.architecture.name} ({parameters / 1e6:.2f} M parameters) on {job.plan.benchmark}: "
+        f"{task.training_count} training and {task.validation_count} validation {task.unit}, "
+        f"{len(task.labels)} {task.label_unit}; {job.total_steps} steps of {train.batch} crops of "
+        f"{crop[0]}x{crop[1]}{tuned}; {job.backend.name}, {train.precision}{several}; "
+        f"run folder {job.folder.path}"
+    )
+
+
+def describe_result(
+    job: Job, kept: Kept, watch: Stopwatch, skipped: int, baselines: Mapping[str, object]
+) -> dict[str, Any]:
+    """Return what result.json holds; `seconds`, `seconds_by_part` and `environment` alone vary by run."""
+    train, facts = job.settings.train, job.task.facts()
+    return {
+        "backend": job.backend.name,
+        "architecture": job.settings.architecture.name,
+        "benchmark": job.plan.benchmark,
+        "protocol": job.task.protocol(job.graph),
+        "graph_digest": job.graph.digest,
+        "metrics": kept.scores,
+        "model": {"keep": kept.keep, "step": kept.step},
+        "baselines": baselines,
+        "steps": job.total_steps,
+        "skipped_steps": skipped,
+        "batch": train.batch,
+        "precision": train.precision,
+        "device": train.device,
+        "seconds": watch.seconds,
+        "seconds_by_part": watch.parts,
+        **facts,
+        "seeds": {"train": train.seed, **facts["seeds"]},
+        "environment": job.folder.read(runfolder.ENVIRONMENT),
+    }
+
+
+def card(job: Job, result: Mapping[str, object]) -> dict[str, object]:
+    """What goes with the weights: what they were trained on and how, what they score, what they take."""
+    told = ("architecture", "benchmark", "protocol", "metrics", "model", "steps", "batch", "seeds")
+    preprocessing = {"channels": "RGB / 255", "mean": IMAGENET_MEAN, "deviation": IMAGENET_STD}
+    return {**{key: result[key] for key in told}, "classes": job.task.labels,
+            "preprocessing": preprocessing}  # fmt: skip
+
+
+def show(job: Job, report: Report, result: Mapping[str, Any], watch: Stopwatch) -> None:
+    """Print the scores beside the baselines', and where the time went."""
+    columns = {"network": result["metrics"], **result["baselines"]}
+    architecture = resolve.title(job.settings.architecture.name)
+    job.task.show(report, f"{architecture} on {job.plan.benchmark}: {result['protocol']}", columns)
+    report.say(f"the recipe's record: {job.plan.record}")
+    kept = result["model"]
+    if kept["step"] != result["steps"]:
+        report.say(f"the model is the best one, of step {kept['step']}")
+    if result["skipped_steps"]:
+        report.say(f"steps left out for not being finite: {result['skipped_steps']}")
+    report.say(watch.summary(job.settings.train))
+    report.say(f"trained in {duration(result['seconds'])}; everything is in {job.folder.path}")

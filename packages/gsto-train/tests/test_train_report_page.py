@@ -1,0 +1,226 @@
+"""The command `gsto-report`: what the page says, that it stands alone, and what is refused."""
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gsto_train.cli import main as train
+from gsto_train.data.pictures import read_label
+from gsto_train.look.charts import Line, confusion_chart, line_chart
+from gsto_train.look.record import read_record
+from gsto_train.metrics import ConfusionMatrix
+from gsto_train.predict_cli import main as predict
+from gsto_train.report_cli import main
+
+VOID = {"meta", "img", "link", "br"}
+
+
+class Page(HTMLParser):
+    """A page's text, links and images; fails where elements are not closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.links, self.images, self.words = list[str](), list[str](), list[str](), list[str]()
+        self.identifiers, self.titles = set[str](), list[str]()
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag not in ("script", "link", "iframe", "object")
+        found = dict(attrs)
+        self.links += [value or "" for key, value in attrs if key == "href"]
+        self.images += [value or "" for key, value in attrs if key == "src"]
+        if found.get("id"):
+            self.identifiers.add(str(found["id"]))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+        if self.open and self.open[-1] == "title":
+            self.titles.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+@pytest.fixture
+def report(command: Any, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command; `command` gives it the linear backend, a working folder and pictures."""
+
+    def run(*arguments: str, program: Any = main) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            program(arguments)
+        captured = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, captured.out, captured.err
+
+    return run
+
+
+def page(path: str) -> Page:
+    text = Path(path).read_text()
+    # Nothing is fetched: addresses stand in SVG's name space and in texts alone.
+    assert re.findall(r"""(?:url\(|@import|href=["']?https?:|src=["']?(?!["']?data:))""", text) == []
+    return Page(text)
+
+
+def test_a_report_says_all_of_a_run(command: Any, report: Any, pictures: Path) -> None:
+    names = ["<script>alert(1)</script>", "a & b", "blue"]
+    (pictures / "classes.json").write_text(json.dumps({"classes": names, "ignore_index": 9}))
+    assert command("--output", "run", settings=("train.evaluate_every=10",)).status == 0
+    status, out, error = report("run")
+    assert (status, out) == (0, "the report is run/report.html\n"), error
+    found = page("run/report.html")
+    assert {link.removeprefix("#") for link in found.links} <= found.identifiers
+    assert {
+        "scores",
+        "curves",
+        "samples",
+        "confusion",
+        "reproduce",
+        "settings",
+        "environment",
+    } <= found.identifiers
+    assert all(image.startswith("data:image/") for image in found.images)
+    assert len(found.images) == 2 * 3  # Both validation pictures: picture, truth, prediction.
+    result = json.loads(Path("run/result.json").read_text())
+    for value in (*result["metrics"]["iou"].values(), result["metrics"]["mean_iou"]):
+        assert f"{value:.3f}" in found.text
+    for name in names:
+        assert name in found.text
+    for line in (Path("run/metrics.jsonl").read_text().splitlines()[-1],):
+        assert f"loss, {json.loads(line)['step']}: " in " ".join(found.titles).replace(
+            "sum, weighted", "loss"
+        )
+    assert result["graph_digest"] in found.text
+    assert "train.learning_rate" in found.text and "linear" in found.text
+
+
+def test_the_confusion_matrix_is_that_of_what_is_predicted(command: Any, report: Any, pictures: Path) -> None:
+    assert command("--output", "run").status == 0
+    assert report("run")[0] == 0
+    assert report(str(pictures / "4.png"), str(pictures / "5.png"), "--model", "run", program=predict)[0] == 0
+    from PIL import Image
+
+    confusion = ConfusionMatrix(3)
+    for name in ("4", "5"):
+        label = read_label(pictures / f"{name}_label.png", classes=3, ignore_label=9)
+        with Image.open(f"predictions/index/{name}.png") as picture:
+            confusion.update(label, np.array(picture))
+    told = [title for title in page("run/report.html").titles if " taken for " in title]
+    names = ("red", "green", "blue")
+    wanted = [
+        f"{names[row]} taken for {names[column]}: "
+        f"{confusion.counts[row, column] / confusion.counts[row].sum():.1%} of it "
+        f"({confusion.counts[row, column]:,} pixels)"
+        for row in range(3) for column in range(3) if confusion.counts[row, column]
+    ]  # fmt: skip
+    assert told == wanted
+
+
+def test_the_command_it_gives_trains_the_same_run(command: Any, report: Any) -> None:
+    assert command("--output", "run", settings=("data.flip=false", "data.scales=[1.0]")).status == 0
+    words = shlex.split(read_record(Path("run")).command)
+    assert words[0] == "gsto-train"
+    assert " ".join(words[1:]) in page_of(report).text.replace("'", "")
+    assert report(*words[1:], "--output", "again", program=train)[0] == 0
+    first, second = (json.loads(Path(f"{name}/result.json").read_text()) for name in ("run", "again"))
+    assert first["metrics"] == second["metrics"]
+    assert read_record(Path("again")).settings == read_record(Path("run")).settings
+
+
+def test_a_run_of_a_benchmark_of_ones_own_is_told_in_full(command: Any, report: Any) -> None:
+    Path("own.toml").write_text('extends = "folder"\n[record]\nsource = "mine"\ncommand = "mine"\n')
+    assert command("--output", "run", "--benchmark", "own.toml").status == 0
+    words = shlex.split(read_record(Path("run")).command)
+    assert "--benchmark" not in words
+    assert report(*words[1:], "--output", "again", program=train)[0] == 0
+    first, second = (json.loads(Path(f"{name}/result.json").read_text()) for name in ("run", "again"))
+    assert first["metrics"] == second["metrics"]
+
+
+def page_of(report: Any) -> Page:
+    assert report("run", "--samples", "0")[0] == 0
+    return page("run/report.html")
+
+
+def test_runs_are_compared_side_by_side(command: Any, report: Any) -> None:
+    assert command("--output", "one").status == 0
+    assert command("--output", "two", settings=("train.learning_rate=0.001",)).status == 0
+    status, out, error = report("one", "two", "--json")
+    assert status == 0, error
+    told = json.loads(out)
+    assert told["report"] == "comparison.html"
+    scores = {name: json.loads(Path(f"{name}/result.json").read_text())["metrics"] for name in ("one", "two")}
+    assert told["runs"] == scores
+    text = Path("comparison.html").read_text()
+    found = page("comparison.html")
+    assert len(found.images) == 2 * 4
+    assert "graph (one)" in found.text and "graph (two)" in found.text
+    differing = text[text.index('id="settings"') : text.index("settings that are the same")]
+    assert re.findall(r"<th>([a-z_.]+)</th>", differing) == ["train.learning_rate"]
+    for values in scores.values():
+        assert f"{values['pixel_accuracy']:.3f}" in found.text
+
+
+def test_what_is_missing_is_said(command: Any, report: Any, pictures: Path) -> None:
+    assert command("--output", "run", settings=("train.checkpoint_every=10",)).status == 0
+    shutil.rmtree("run/model")
+    Path("run/result.json").unlink()
+    (pictures / "4.png").write_bytes(b"broken")
+    assert report("run")[0] == 0
+    found = page("run/report.html")
+    assert "This run has not ended." in found.text
+    assert "left out" in found.text and "4.png" in found.text
+    shutil.rmtree(pictures)
+    assert report("run", "--force")[0] == 0
+    assert "not drawn" in page("run/report.html").text
+
+
+def test_wrong_usage_is_refused_in_a_line(command: Any, report: Any) -> None:
+    def refused(*arguments: str) -> str:
+        status, out, error = report(*arguments)
+        (line,) = error.splitlines()
+        assert (status, out) == (2, "")
+        return str(line)
+
+    assert command("--output", "run").status == 0
+    assert "did you mean 'run'" in refused("rum")
+    assert "no config.json in it" in refused("pictures")
+    assert "no such folder" in refused("run", "--output", "absent/report.html")
+    Path("mine.html").write_text("mine")
+    assert "replace it with --force" in refused("run", "--output", "mine.html")
+    assert Path("mine.html").read_text() == "mine"
+    assert report("run", "--output", "mine.html", "--force", "--samples", "0")[0] == 0
+    Path("run/config.json").write_text("{")
+    assert "expected a JSON object" in refused("run", "--force")
+
+
+def test_charts_hold_any_numbers() -> None:
+    for points in ([(1, 2.0)], [(1, 0.0), (2, 0.0)], [(0, -1e-9), (5, 1e9)], [(3, 5.0), (4, float("nan"))]):
+        drawn = line_chart("a < b", [Line("x & y", points)])
+        Page(drawn)
+        assert "nan" not in drawn and "inf" not in drawn
+    assert line_chart("none", [Line("x", [])]) == ""
+    drawn = confusion_chart(np.array([[3, 1], [0, 0]]), ("a<", "b"))
+    assert "75.0%" in drawn and drawn.count('class="cell"') == 2
+    Page(drawn)
