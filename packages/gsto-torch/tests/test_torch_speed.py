@@ -202,11 +202,12 @@ def test_a_prediction_takes_no_new_memory_from_the_system() -> None:
         predictor = TorchBackend().predictor(graph, initial_weights(graph), device="cpu")
         image = np.ones((1, 3, 512, 512), np.float32)
         # The first ones find out where everything fits.
-        for number in range(12):
+        for number in range(16):
             if number == 8:
                 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             predictor.predict(image)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     """)
     one_map = 16 * 512 * 512 * 4 // 4096
-    assert int(pages) < one_map
+    # In eight predictions; without, each takes one or more on average.
+    assert int(pages) < 4 * one_map
