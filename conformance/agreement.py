@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 import gsto_spec
 from conformance.tolerance import RUNS as TIMES
 from conformance.ulps import RUNS
-from gsto_train.job import Request, prepare
+from gsto_train.run.job import Request, prepare
 
 Losses = NDArray[np.float64]
 
@@ -123,7 +123,7 @@ def _float32(backends: Sequence[str], folder: Path, jobs: int) -> dict[str, Any]
 def _train(backend: str, folder: Path) -> tuple[Losses, float]:
     """Every loss and the final mean IoU of `gsto-train --backend`."""
     run = folder / backend.rpartition(":")[2]
-    command = [sys.executable, "-c", "from gsto_train.cli import main; main()"]
+    command = [sys.executable, "-c", "from gsto_train.commands.train import main; main()"]
     settings = ["--set", "train.log_every=1", "--output", str(run)]
     subprocess.run([*command, "--backend", backend, *settings], check=True, capture_output=True)
     lines = (run / "metrics.jsonl").read_text().splitlines()

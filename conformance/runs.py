@@ -17,7 +17,7 @@ from conformance.cases import Case, Subject
 from conformance.compare import Comparison
 from conformance.strategies import heads
 from gsto_spec import Graph
-from gsto_train.cli import main
+from gsto_train.commands.train import main
 
 Array = NDArray[Any]
 

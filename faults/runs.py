@@ -13,7 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from gsto_train.cli import main
+from gsto_train.commands.train import main
 
 ROOT = Path(__file__).parent.parent
 

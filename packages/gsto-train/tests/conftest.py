@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gsto_train.cli import main
+from gsto_train.commands.train import main
 from gsto_train.pose.figures import GeneratedFigures
 
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gsto_train.data_cli import main as data_main
+from gsto_train.commands.data import main as data_main
 
 Spoil = Callable[[Path], object]
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gsto_train.baselines import Bins, ColourPositionHistogram, ConstantAnswer, score
 from gsto_train.data.listed import ListedImages
 from gsto_train.data.samples import Palette, Sample
+from gsto_train.segmentation.baselines import Bins, ColourPositionHistogram, ConstantAnswer, score
 
 
 class Pictures:

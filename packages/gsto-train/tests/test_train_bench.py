@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gsto_train.bench.material import write_cityscapes
-from gsto_train.bench_cli import main
+from gsto_train.commands.bench import main
 from gsto_train.data.cityscapes import Cityscapes
 
 ARCHITECTURE = """
@@ -243,7 +243,7 @@ def test_wrong_usage_is_refused_in_one_line(bench: Bench, arguments: tuple[str, 
 
 def test_an_interrupt_ends_every_process(linear: ModuleType, plugin_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(ARCHITECTURE + BACKENDS)
-    command = [sys.executable, "-c", "from gsto_train.bench_cli import main; main()"]
+    command = [sys.executable, "-c", "from gsto_train.commands.bench import main; main()"]
     given = ["--architecture", "mine:network", "--size", "8x12", "--no-ceilings", "--rounds", "100000"]
     process = subprocess.Popen(
         [*command, *given, *only("linear-plain", "mine:Fast-fast")],

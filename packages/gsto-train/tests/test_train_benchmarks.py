@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gsto_train import benchmarks
-from gsto_train.cli import main
+from gsto_train.commands.train import main
 from gsto_train.errors import InputError
 from gsto_train.resolve import load_graph
 from gsto_train.settings import resolve

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gsto_train.checkpoint import BrokenCheckpoint, Progress, newest, read, save
 from gsto_train.errors import InputError
+from gsto_train.run.checkpoint import BrokenCheckpoint, Progress, newest, read, save
 
 STATE = {
     "conv1.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),

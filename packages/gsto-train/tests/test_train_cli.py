@@ -15,7 +15,7 @@ from PIL import Image
 import gsto_spec
 from gsto_spec.backend import backends
 from gsto_train import benchmarks
-from gsto_train.cli import main
+from gsto_train.commands.train import main
 from gsto_train.resolve import load_graph
 from gsto_train.settings import ArchitectureSettings
 
@@ -30,7 +30,7 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_and_version_import_nothing_heavy(option: str) -> None:
     code = (
-        "import sys\nfrom gsto_train.cli import main\n"
+        "import sys\nfrom gsto_train.commands.train import main\n"
         f"try:\n    main(['{option}'])\nexcept SystemExit as ended:\n    assert ended.code == 0\n"
         f"print(sorted(set(sys.modules) & set({HEAVY!r})), file=sys.stderr)"
     )
@@ -89,7 +89,7 @@ def on_a_terminal(plugin_folder: Path, pictures: Path, **environment: str) -> st
         "data.crop=[16,16]",
     ]
     done = subprocess.Popen(
-        [sys.executable, "-c", "from gsto_train.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from gsto_train.commands.train import main; main()", *arguments],
         env={
             **os.environ,
             "PYTHONPATH": str(plugin_folder),
@@ -424,7 +424,7 @@ def test_an_interrupt_of_anything_else_is_told_too(
     def interrupted(**_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gsto_train.listing.show", interrupted)
+    monkeypatch.setattr("gsto_train.commands.listing.show", interrupted)
     with pytest.raises(SystemExit) as ended:
         main(["--list"])
     assert ended.value.code == 130

@@ -3,9 +3,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from gsto_train.comparison import baseline_scores
 from gsto_train.data.samples import Sample
 from gsto_train.report import Report
+from gsto_train.segmentation.comparison import baseline_scores
 
 
 @dataclass

@@ -21,7 +21,7 @@ import gsto_spec
 from gsto_spec import Graph, GraphBuilder
 from gsto_spec.backend import tensor_file_endings
 from gsto_spec.weights import load_directory, save_directory
-from gsto_train.convert_cli import main
+from gsto_train.commands.convert import main
 
 Arrays = dict[str, NDArray[Any]]
 

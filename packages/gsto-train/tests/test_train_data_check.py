@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gsto_train.data_cli import main
+from gsto_train.commands.data import main
 
 
 @dataclass(frozen=True)
@@ -226,5 +226,6 @@ def test_a_wrong_question_is_told_in_one_line(
 
 
 def test_the_command_imports_nothing_heavy_before_it_is_asked() -> None:
-    code = "import sys, gsto_train.data_cli; sys.exit(any(name in sys.modules for name in ('numpy', 'cv2')))"
+    heavy = "any(name in sys.modules for name in ('numpy', 'cv2'))"
+    code = f"import sys, gsto_train.commands.data; sys.exit({heavy})"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

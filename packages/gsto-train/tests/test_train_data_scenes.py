@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsto_train.baselines import ColourPositionHistogram, ConstantAnswer, score
 from gsto_train.data.samples import Sample
 from gsto_train.data.scenes import GeneratedScenes
+from gsto_train.segmentation.baselines import ColourPositionHistogram, ConstantAnswer, score
 
 CLASSES = (
     "sky", "building", "road", "sidewalk", "vegetation", "fence", "vehicle", "person", "pole", "sign",

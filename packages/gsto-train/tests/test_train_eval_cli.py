@@ -11,9 +11,9 @@ import safetensors.numpy
 from PIL import Image
 
 from gsto_spec.weights import load_directory, save_directory
+from gsto_train.commands.evaluate import main
 from gsto_train.data.cityscapes import CLASSES, label_ids
-from gsto_train.eval_cli import main
-from gsto_train.evaluation import PROTOCOL
+from gsto_train.segmentation.evaluation import PROTOCOL
 
 
 @pytest.fixture

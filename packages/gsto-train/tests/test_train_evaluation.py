@@ -10,9 +10,9 @@ from gsto_spec import GraphBuilder
 from gsto_spec.reference import resize_bilinear
 from gsto_train.data.samples import Sample
 from gsto_train.errors import InputError
-from gsto_train.evaluation import Evaluation, align_corners, as_json, classify, evaluate
 from gsto_train.metrics import ConfusionMatrix, SegmentationScores
-from gsto_train.procedures import Procedure
+from gsto_train.segmentation.evaluation import Evaluation, align_corners, as_json, classify, evaluate
+from gsto_train.segmentation.procedures import Procedure
 
 SIZES = st.integers(1, 9)
 

@@ -22,8 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gsto_train.data.loader import LoadedBatch, LoaderError, in_order, training_batches
-from gsto_train.journal import RunLog
-from gsto_train.memory import free_host_memory
+from gsto_train.run.journal import RunLog
+from gsto_train.run.memory import free_host_memory
 
 SHORT = ("train.steps=6", "train.log_every=2", "train.checkpoint_every=2", "train.evaluate_every=4",
          "train.threads=1")  # fmt: skip
@@ -202,7 +202,7 @@ def with_nan_in(name: str, monkeypatch: pytest.MonkeyPatch, linear: ModuleType) 
                 image[[bool(planted) and each.endswith(name) for each in batch.names], :, ::2] = np.nan
                 yield replace(batch, image=image)
 
-    monkeypatch.setattr("gsto_train.segmentation.training_batches", batches)
+    monkeypatch.setattr("gsto_train.segmentation.task.training_batches", batches)
 
 
 SINGLE = ("train.steps=20", "train.batch=1", "train.log_every=1", "data.crop=[24,32]", "data.scales=[1]")

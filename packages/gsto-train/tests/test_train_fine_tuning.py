@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gsto_spec import Graph, build
 from gsto_train.errors import InputError
-from gsto_train.fine_tuning import FineTuning
+from gsto_train.run.fine_tuning import FineTuning
 from gsto_train.schema import assignment
 from gsto_train.settings import resolve
 

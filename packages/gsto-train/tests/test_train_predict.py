@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from gsto_train.commands.evaluate import main as evaluate
+from gsto_train.commands.predict import main
 from gsto_train.data.pictures import read_label
 from gsto_train.data.samples import MAX_CLASSES
 from gsto_train.errors import InputError
-from gsto_train.eval_cli import main as evaluate
 from gsto_train.look.boxes import read_boxes
 from gsto_train.look.colours import safe_palette, seen_distance
 from gsto_train.look.sources import find
@@ -26,7 +27,6 @@ from gsto_train.metrics import ConfusionMatrix
 from gsto_train.pose.coco import CocoKeypoints
 from gsto_train.pose.evaluation import predict_poses, results
 from gsto_train.pose.task import Keypoints
-from gsto_train.predict_cli import main
 from gsto_train.settings import resolve
 
 Run = Callable[..., tuple[int, str, str]]
@@ -263,7 +263,7 @@ def test_a_saved_model_and_one_that_says_little(trained: Path, predict: Run, pic
 
 def test_help_is_fast() -> None:
     code = (
-        "import sys, gsto_train.predict_cli, gsto_train.report_cli\n"
+        "import sys, gsto_train.commands.predict, gsto_train.commands.report\n"
         "heavy = ('numpy', 'cv2', 'torch', 'jax', 'matplotlib', 'PIL')\n"
         "print([name for name in heavy if name in sys.modules])"
     )

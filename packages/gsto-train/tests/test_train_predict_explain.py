@@ -17,12 +17,12 @@ import gsto_spec
 from gsto_spec import Graph
 from gsto_spec.ops import Mul, Sigmoid
 from gsto_spec.weights import save_directory
+from gsto_train.commands.predict import main
 from gsto_train.data.augment import normalize
 from gsto_train.look.anatomy import branches, gates
 from gsto_train.look.network import open_network
 from gsto_train.look.observing import Observer
 from gsto_train.look.predicting import looker
-from gsto_train.predict_cli import main
 from gsto_train.scoring import ScoringRequest
 
 TINY = gsto_spec.HRNet(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gsto_spec.reference import resize_bilinear
-from gsto_train.procedures import WHOLE, Aggregation, Procedure, class_planes, largest, starts
+from gsto_train.segmentation.procedures import WHOLE, Aggregation, Procedure, class_planes, largest, starts
 
 Floats = NDArray[np.floating[Any]]
 

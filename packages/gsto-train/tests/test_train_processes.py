@@ -24,13 +24,13 @@ from gsto_train.data.augment import Augmentation
 from gsto_train.data.cityscapes import TABLE
 from gsto_train.data.loader import LoadedBatch, training_batches
 from gsto_train.data.samples import Sample
-from gsto_train.evaluation import as_json, evaluate
 from gsto_train.interrupts import Interrupted
 from gsto_train.pose.evaluation import PoseTest, predict_poses
 from gsto_train.pose.figures import GeneratedFigures
 from gsto_train.pose.loading import Cropping
 from gsto_train.pose.targets import Codec
 from gsto_train.processes import ALONE, Elsewhere, Processes
+from gsto_train.segmentation.evaluation import as_json, evaluate
 
 Launch = Callable[..., list[tuple[int, str]]]
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from gsto_spec import WeightsError
-from gsto_train.cli import main
+from gsto_train.commands.train import main
 
 NETWORKS = """
 from gsto_spec import GraphBuilder
@@ -185,7 +185,7 @@ def test_an_interrupt_while_click_starts_is_told_in_one_line(
 RUN = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
-from gsto_train.cli import main
+from gsto_train.commands.train import main
 main()
 """
 

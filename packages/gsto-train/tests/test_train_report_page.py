@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gsto_train.cli import main as train
+from gsto_train.commands.predict import main as predict
+from gsto_train.commands.report import main
+from gsto_train.commands.train import main as train
 from gsto_train.data.pictures import read_label
 from gsto_train.look.charts import Line, confusion_chart, line_chart
 from gsto_train.look.record import read_record
 from gsto_train.metrics import ConfusionMatrix
-from gsto_train.predict_cli import main as predict
-from gsto_train.report_cli import main
 
 VOID = {"meta", "img", "link", "br"}
 

@@ -11,8 +11,8 @@ import pytest
 from gsto_spec import architectures
 from gsto_train import benchmarks
 from gsto_train.command_line import run_command
+from gsto_train.commands.evaluate import main as evaluate
 from gsto_train.errors import InputError
-from gsto_train.eval_cli import main as evaluate
 from gsto_train.results.__main__ import command as results_command
 from gsto_train.results.filing import FiledRun, filed, of_folder
 from gsto_train.results.page import NOT_RUN, markdown, options

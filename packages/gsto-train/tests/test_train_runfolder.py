@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gsto_train.errors import InputError
-from gsto_train.journal import Journal
-from gsto_train.runfolder import CONFIG, RunFolder
+from gsto_train.run.journal import Journal
+from gsto_train.run.runfolder import CONFIG, RunFolder
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 """`python -m gsto_train` is the command `gsto-train`, as launchers of several processes start it."""
 
-from gsto_train.cli import main
+from gsto_train.commands.train import main
 
 main()

@@ -79,7 +79,7 @@ def load_task(settings: Settings) -> Task:
         from gsto_train.pose.task import Keypoints
 
         return Keypoints.load(settings)
-    from gsto_train.segmentation import Segmentation
+    from gsto_train.segmentation.task import Segmentation
 
     return Segmentation(settings, *load_datasets(settings.data))
 

@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 
 from gsto_spec import Graph, GraphError
 from gsto_spec.backend import Predictor
-from gsto_train import benchmarks, checkpoint, convert, resolve, runfolder, schema
+from gsto_train import benchmarks, convert, resolve, schema
 from gsto_train.convert import Model, Reading
 from gsto_train.data import cityscapes
-from gsto_train.environment import describe_environment
 from gsto_train.errors import InputError, nearest_path
 from gsto_train.files import write_json
 from gsto_train.pose.evaluation import predict_poses, results, score_poses
 from gsto_train.pose.task import Keypoints
 from gsto_train.report import Report
-from gsto_train.segmentation import Segmentation
+from gsto_train.run import checkpoint, runfolder
+from gsto_train.run.environment import describe_environment
+from gsto_train.segmentation.task import Segmentation
 from gsto_train.settings import KEYPOINTS, Settings
 from gsto_train.settings import resolve as resolve_settings
 from gsto_train.submission import RESULTS, check_free, new_folder, submission, write_results

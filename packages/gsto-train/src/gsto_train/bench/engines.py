@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gsto_spec import Graph
 from gsto_spec.backend import Predictor
 from gsto_spec.onnx import to_onnx
-from gsto_train.bench.absence import Absent, optional
+from gsto_train.absence import Absent, optional
 
 ENGINES = ("onnxruntime", "openvino")
 

@@ -16,7 +16,7 @@ from gsto_spec.ops import BatchNorm, Conv2d
 from gsto_train.data.cityscapes import CLASSES, LABELS, PICTURES, label_ids
 from gsto_train.data.samples import IGNORE_LABEL, Palette, Sample, default_palette
 from gsto_train.data.scenes import GeneratedScenes
-from gsto_train.evaluation import align_corners
+from gsto_train.segmentation.evaluation import align_corners
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gsto_train.bench.absence import optional
+from gsto_train.absence import optional
 
 EXTRA = "plot"
 Row = Mapping[str, Any]

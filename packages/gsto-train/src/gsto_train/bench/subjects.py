@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 import gsto_spec
 from gsto_spec import Graph
 from gsto_spec.backend import Backend, Predictor, Speed, Trainer, Training, backend, backends, resolve_device
-from gsto_train.bench.absence import Absent
+from gsto_train.absence import Absent
 from gsto_train.bench.engines import ENGINES, Place, engine
-from gsto_train.environment import describe_environment
 from gsto_train.errors import InputError, nearest
+from gsto_train.run.environment import describe_environment
 
 Weights = Mapping[str, NDArray[Any]]
 

@@ -20,7 +20,7 @@ from gsto_train.bench.subjects import Subject
 from gsto_train.data.augment import Augmentation
 from gsto_train.data.cityscapes import Cityscapes
 from gsto_train.data.loader import training_batches
-from gsto_train.evaluation import align_corners, evaluate
+from gsto_train.segmentation.evaluation import align_corners, evaluate
 
 LEARNING_RATE = 0.01
 SCORED_PICTURES = 4

@@ -14,7 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from gsto_train.bench.absence import Absent
+from gsto_train.absence import Absent
 from gsto_train.bench.machine import card_bytes, peak_bytes, resident_bytes
 from gsto_train.bench.tasks import DECODER, LOADER, Order, Task, make_task
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gsto_train.bench.absence import Absent, optional
+from gsto_train.absence import Absent, optional
 from gsto_train.data.samples import IGNORE_LABEL, Palette
 from gsto_train.errors import InputError
 from gsto_train.look.anatomy import Branch, Gate

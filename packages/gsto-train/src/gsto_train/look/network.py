@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gsto_spec.backend import Backend, Predictor
 from gsto_spec.graph import Graph
-from gsto_train import benchmarks, resolve, runfolder
+from gsto_train import benchmarks, resolve
 from gsto_train.data import cityscapes, lip, pascal_context
 from gsto_train.data.classes import class_names, read_classes
 from gsto_train.data.samples import Palette
@@ -17,6 +17,7 @@ from gsto_train.data.scenes import GeneratedScenes
 from gsto_train.errors import InputError
 from gsto_train.look.colours import own_or_safe
 from gsto_train.pose.skeleton import COCO_JOINTS
+from gsto_train.run import runfolder
 from gsto_train.scoring import CheckedPredictor, ScoringRequest, Subject, open_subject
 from gsto_train.settings import KEYPOINTS, DataSettings, Settings
 from gsto_train.settings import resolve as resolve_settings

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from gsto_spec.backend import Predictor
 from gsto_train.data.augment import normalize
-from gsto_train.evaluation import Evaluation, align_corners
 from gsto_train.look import drawing
 from gsto_train.look.boxes import OnePicture
 from gsto_train.look.drawing import Picture
@@ -18,7 +17,8 @@ from gsto_train.pose.evaluation import predict_heatmaps, predict_poses, results
 from gsto_train.pose.loading import evaluation_crops
 from gsto_train.pose.skeleton import Skeleton
 from gsto_train.pose.task import Keypoints
-from gsto_train.procedures import Procedure, class_planes, largest
+from gsto_train.segmentation.evaluation import Evaluation, align_corners
+from gsto_train.segmentation.procedures import Procedure, class_planes, largest
 
 Boxes = Sequence[NDArray[np.float64]] | None
 """Boxes (x, y, width, height, score) of a picture; None: the whole picture is one."""
@@ -57,7 +57,7 @@ def looker(network: Network, *, boxed: bool = False) -> Looker:
 
 
 class _Classes:
-    """A class for every pixel, as `gsto_train.evaluation` takes it before it is scored."""
+    """A class for every pixel, as `gsto_train.segmentation.evaluation` takes it before it is scored."""
 
     def __init__(self, network: Network) -> None:
         settings = network.settings

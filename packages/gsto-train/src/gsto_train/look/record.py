@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gsto_train import benchmarks, resolve, runfolder, schema
+from gsto_train import benchmarks, resolve, schema
 from gsto_train.errors import InputError, nearest_path
 from gsto_train.look.sources import printable
-from gsto_train.runfolder import RunFolder
+from gsto_train.run import runfolder
+from gsto_train.run.runfolder import RunFolder
 from gsto_train.settings import resolve as resolve_settings
 
 Lines = Sequence[Mapping[str, Any]]

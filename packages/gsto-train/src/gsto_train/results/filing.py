@@ -10,9 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from gsto_train import benchmarks, resolve, runfolder, schema
+from gsto_train import benchmarks, resolve, schema
 from gsto_train.errors import InputError
 from gsto_train.files import write_json
+from gsto_train.run import runfolder
 from gsto_train.settings import Settings
 from gsto_train.settings import resolve as resolve_settings
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gsto_spec.backend import Batch, Trainer
 from gsto_spec.graph import Graph
 from gsto_train.data.samples import IGNORE_LABEL
-from gsto_train.job import Job
+from gsto_train.run.job import Job
 from gsto_train.task import TrainingBatch
 
 LARGEST = 1e4

@@ -8,11 +8,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gsto_spec.weights import save_directory
-from gsto_train import checkpoint, runfolder
-from gsto_train.checkpoint import BrokenCheckpoint, Progress
 from gsto_train.files import told, tried_twice, whole_folder
-from gsto_train.job import Job
-from gsto_train.journal import RunLog
+from gsto_train.run import checkpoint, runfolder
+from gsto_train.run.checkpoint import BrokenCheckpoint, Progress
+from gsto_train.run.job import Job
+from gsto_train.run.journal import RunLog
 
 Note = Callable[[str], None]
 

@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from gsto_train import resolve, runfolder
+from gsto_train import resolve
 from gsto_train.data.augment import IMAGENET_MEAN, IMAGENET_STD
-from gsto_train.job import Job
-from gsto_train.keeping import Kept
 from gsto_train.report import Report, duration
+from gsto_train.run import runfolder
+from gsto_train.run.job import Job
+from gsto_train.run.keeping import Kept
 from gsto_train.stopwatch import Stopwatch
 
 

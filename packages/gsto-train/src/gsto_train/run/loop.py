@@ -8,24 +8,24 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gsto_spec.backend import Trainer
-from gsto_train import checkpoint, runfolder
-from gsto_train.beginning import Beginning, begin, owes_evaluation, progress_of
-from gsto_train.diagnosis import diagnose
 from gsto_train.errors import InputError
 from gsto_train.files import tried_twice
-from gsto_train.initialization import initial_weights
 from gsto_train.interrupts import Interrupted, Interrupts
-from gsto_train.job import Job
-from gsto_train.journal import RunLog
-from gsto_train.keeping import Keeper, Kept, better, choose, save_model
-from gsto_train.losses import Losses, NotFinite, Taken
-from gsto_train.memory import tell_analysis, tell_estimate
 from gsto_train.processes import Elsewhere
 from gsto_train.report import CountReport, Report, StepReport
-from gsto_train.result import card, describe_result, show, title
+from gsto_train.run import checkpoint, runfolder
+from gsto_train.run.beginning import Beginning, begin, owes_evaluation, progress_of
+from gsto_train.run.diagnosis import diagnose
+from gsto_train.run.initialization import initial_weights
+from gsto_train.run.job import Job
+from gsto_train.run.journal import RunLog
+from gsto_train.run.keeping import Keeper, Kept, better, choose, save_model
+from gsto_train.run.losses import Losses, NotFinite, Taken
+from gsto_train.run.memory import tell_analysis, tell_estimate
+from gsto_train.run.result import card, describe_result, show, title
+from gsto_train.run.tensorboard import Board
 from gsto_train.stopwatch import Stopwatch
 from gsto_train.task import TrainingBatch
-from gsto_train.tensorboard import Board
 
 
 class TrainingError(RuntimeError):

@@ -11,15 +11,16 @@ from pathlib import Path
 from gsto_spec.backend import Backend, Training
 from gsto_spec.graph import Graph
 from gsto_spec.objective import SGD, Adam, Poly, Steps
-from gsto_train import benchmarks, resolve, runfolder, schema, tensorboard
+from gsto_train import benchmarks, resolve, schema
 from gsto_train.benchmarks import Record
-from gsto_train.environment import describe_environment
 from gsto_train.errors import InputError
 from gsto_train.files import replace as replace_file
-from gsto_train.fine_tuning import FineTuning
-from gsto_train.initialization import initial_weights
 from gsto_train.processes import Processes
-from gsto_train.runfolder import RunFolder
+from gsto_train.run import runfolder, tensorboard
+from gsto_train.run.environment import describe_environment
+from gsto_train.run.fine_tuning import FineTuning
+from gsto_train.run.initialization import initial_weights
+from gsto_train.run.runfolder import RunFolder
 from gsto_train.settings import Settings, TrainSettings
 from gsto_train.settings import resolve as resolve_settings
 from gsto_train.task import Task, TrainingBatch

@@ -10,7 +10,7 @@ from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, out_of_memo
 from gsto_train.output import OutputError, standard_output
 
 if TYPE_CHECKING:
-    from gsto_train.job import Job
+    from gsto_train.run.job import Job
 
 NAME = "gsto-train"
 
@@ -76,7 +76,7 @@ def command(
     `gsto-train --backend torch` alone trains a small GSTO-HRNet on generated scenes, in minutes.
     """
     if listing:
-        from gsto_train.listing import show
+        from gsto_train.commands.listing import show
 
         show(as_json=as_json)
         return DONE
@@ -104,11 +104,11 @@ def _train(
     from gsto_train.data.loader import LoaderError
     from gsto_train.errors import InputError
     from gsto_train.interrupts import Interrupted, Interrupts
-    from gsto_train.job import Request, prepare
-    from gsto_train.loop import TrainingError, run
     from gsto_train.processes import Elsewhere
     from gsto_train.report import Report
-    from gsto_train.runfolder import RESULT
+    from gsto_train.run.job import Request, prepare
+    from gsto_train.run.loop import TrainingError, run
+    from gsto_train.run.runfolder import RESULT
     from gsto_train.schema import assignment
 
     interrupts, job = Interrupts(), None
@@ -151,7 +151,7 @@ def _train(
 
 
 def _how_to_need_less(job: "Job | None") -> str:
-    from gsto_train.runfolder import CONFIG
+    from gsto_train.run.runfolder import CONFIG
 
     less = "with a smaller train.batch or data.crop"
     if job is None or not (job.folder.path / CONFIG).exists():

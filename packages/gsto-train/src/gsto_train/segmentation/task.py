@@ -8,18 +8,18 @@ from typing import Any
 from gsto_spec import Graph, GraphError
 from gsto_spec.backend import Predictor
 from gsto_spec.objective import CrossEntropy, Objective, Ohem
-from gsto_train import evaluation
-from gsto_train.comparison import are_scores, baseline_scores
 from gsto_train.data.augment import Augmentation
 from gsto_train.data.loader import LoadedBatch, training_batches
 from gsto_train.data.readable import Subset
 from gsto_train.data.resized import Resized
 from gsto_train.data.samples import IGNORE_LABEL, Dataset, Sample
 from gsto_train.errors import InputError
-from gsto_train.evaluation import Evaluation, OnClasses
-from gsto_train.procedures import Procedure
 from gsto_train.processes import ALONE, Processes
 from gsto_train.report import Report, Scores
+from gsto_train.segmentation import evaluation
+from gsto_train.segmentation.comparison import are_scores, baseline_scores
+from gsto_train.segmentation.evaluation import Evaluation, OnClasses
+from gsto_train.segmentation.procedures import Procedure
 from gsto_train.settings import Settings
 
 

@@ -12,7 +12,7 @@ from gsto_train.output import standard_output
 
 if TYPE_CHECKING:
     from gsto_train.data.check import SplitReport
-    from gsto_train.keypoint_check import KeypointReport
+    from gsto_train.pose.check import KeypointReport
     from gsto_train.settings import Part, Settings
 
 NAME = "gsto-data"
@@ -120,7 +120,7 @@ def _reports(settings: "Settings", threads: int, as_json: bool) -> dict[str, "Ch
 
 
 def _keypoint_report(settings: "Settings", part: "Part") -> "Checked":
-    from gsto_train.keypoint_check import check_keypoints
+    from gsto_train.pose.check import check_keypoints
     from gsto_train.pose.task import open_part
 
     return check_keypoints(open_part(settings, part, skip_unreadable=True))

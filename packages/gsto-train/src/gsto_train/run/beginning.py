@@ -9,13 +9,14 @@ from typing import Any
 
 from gsto_spec import GstoError
 from gsto_spec.graph import Graph
-from gsto_train import checkpoint, runfolder, schema
-from gsto_train.checkpoint import Checkpoint, Progress, State
-from gsto_train.environment import describe_environment
+from gsto_train import schema
 from gsto_train.errors import InputError
-from gsto_train.job import Job, describe
-from gsto_train.keeping import Best, better
 from gsto_train.report import Report
+from gsto_train.run import checkpoint, runfolder
+from gsto_train.run.checkpoint import Checkpoint, Progress, State
+from gsto_train.run.environment import describe_environment
+from gsto_train.run.job import Job, describe
+from gsto_train.run.keeping import Best, better
 from gsto_train.settings import Settings
 
 

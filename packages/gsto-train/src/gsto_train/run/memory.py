@@ -8,8 +8,8 @@ from typing import Protocol, cast, get_args, runtime_checkable
 from gsto_spec.backend import Backend, Trainer, resolve_device
 from gsto_spec.memory import advice, estimate
 from gsto_spec.precision import Precision
-from gsto_train.job import Job
 from gsto_train.report import Report
+from gsto_train.run.job import Job
 
 _KNOWN = Path("/proc/meminfo")
 

@@ -19,8 +19,8 @@ from gsto_train.data.samples import IGNORE_LABEL, Dataset
 from gsto_train.errors import InputError
 from gsto_train.metrics import CityscapesCounts, CityscapesScores, ConfusionMatrix, SegmentationScores
 from gsto_train.metrics.segmentation import AbsentClasses
-from gsto_train.procedures import WHOLE, Procedure, Size, class_planes, largest, resize
 from gsto_train.processes import ALONE, Processes, Sum
+from gsto_train.segmentation.procedures import WHOLE, Procedure, Size, class_planes, largest, resize
 from gsto_train.settings import DataSettings, EvaluationSettings
 
 

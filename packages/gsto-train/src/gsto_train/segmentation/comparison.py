@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from gsto_train.baselines import Classifier, ColourPositionHistogram, ConstantAnswer, score
 from gsto_train.data.samples import Dataset, Sample
-from gsto_train.evaluation import as_json
 from gsto_train.report import CountReport, Report
+from gsto_train.segmentation.baselines import Classifier, ColourPositionHistogram, ConstantAnswer, score
+from gsto_train.segmentation.evaluation import as_json
 
 BASELINES: dict[str, Callable[[Dataset], Classifier]] = {
     "histogram": ColourPositionHistogram.fit,

@@ -90,7 +90,7 @@ def command(
 
 def _check(places: Mapping[str, str | None]) -> None:
     """Refuse at once what would fail after minutes of measuring."""
-    from gsto_train.bench.absence import Absent
+    from gsto_train.absence import Absent
     from gsto_train.bench.plot import ENDINGS, require_matplotlib
     from gsto_train.errors import InputError
 

@@ -1,0 +1,1 @@
+"""Semantic segmentation as a task: test procedures, evaluation, and answers that need no network."""
