@@ -42,6 +42,10 @@ def test_it_is_found_by_its_entry_point_where_it_is_installed() -> None:
     assert isinstance(backend("jax"), JaxBackend)
 
 
+def test_of_a_cpu_it_does_not_say_what_is_free() -> None:
+    assert JaxBackend().free_memory("cpu") is None
+
+
 def test_versions_name_what_computes() -> None:
     facts = JaxBackend().versions()
     assert facts["jax"] == jax.__version__

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import gsto_jax
-from gsto_spec import Graph, GraphBuilder, GraphError, WeightsError, initial_weights
+from gsto_jax.backend import JaxBackend
+from gsto_spec import Graph, GraphBuilder, GraphError, WeightsError, golden, initial_weights
 from gsto_spec.ops import Mul, Parameter
+from gsto_spec.pretrained import inspect_directory
 from gsto_spec.weights import load_directory, save_directory
 
 
@@ -97,3 +99,36 @@ def test_a_broken_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(WeightsError, match=r"model\.safetensors: expected a safetensors file"):
         gsto_jax.load(tmp_path)
+
+
+def test_a_model_to_share_survives_the_round_trip_and_predicts_at_once(tmp_path: Path) -> None:
+    model = trained()
+    gsto_jax.save_pretrained(model, tmp_path / "model", {"licence": "CC0-1.0"})
+    again = gsto_jax.from_pretrained(str(tmp_path / "model"))
+    assert jnp.array_equal(again(IMAGE)["stage4"], model(IMAGE)["stage4"])
+    assert 'license: "cc0-1.0"' in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_save_and_save_pretrained_open_each_other_s_directories(tmp_path: Path) -> None:
+    gsto_jax.save(trained(), tmp_path / "saved")
+    gsto_jax.save_pretrained(trained(), tmp_path / "shared")
+    shared = gsto_jax.load(tmp_path / "shared")
+    shared.eval()  # type: ignore[no-untyped-call]
+    for model in (gsto_jax.from_pretrained(tmp_path / "saved"), shared):
+        assert jnp.array_equal(model(IMAGE)["stage4"], trained()(IMAGE)["stage4"])
+
+
+def test_jax_gives_the_golden_answer_and_another_network_does_not(tmp_path: Path) -> None:
+    gsto_jax.save_pretrained(trained(), tmp_path / "model")
+    saved = inspect_directory(tmp_path / "model")
+    off = {name: array * np.float32(1 + 1e-4) for name, array in saved.weights.items()}
+    for precision in ("float64", "float32"):
+        for weights, agrees in ((saved.weights, True), (off, False)):
+            predict = JaxBackend().predictor(saved.graph, weights, device="cpu", precision=precision).predict
+            (found,) = golden.compare(saved.graph, saved.weights, saved.recorded, predict, precision)
+            assert found.agrees is agrees, (precision, found)
+
+
+def test_what_is_not_here_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"modle: no such directory$"):
+        gsto_jax.from_pretrained(tmp_path / "modle")

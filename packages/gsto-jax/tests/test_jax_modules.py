@@ -265,7 +265,7 @@ def test_a_bfloat16_model_is_saved_as_what_any_backend_reads(tmp_path: Path) -> 
 def test_the_example_of_the_packages_readme_runs() -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {}
-    exec("\n".join(line.strip() for line in readme.splitlines() if line.startswith("    ")), names)
+    exec(readme.split("```python\n")[1].split("```")[0], names)
     model = names["model"]
     model.eval()
     shapes = jax.eval_shape(lambda image: model(image), jnp.zeros((1, 32, 64, 3)))

@@ -1,8 +1,9 @@
 """Speed "fast" computes what "plain" does: convolutions and their gradients, networks, steps."""
 
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -124,11 +125,27 @@ def test_no_gradient_is_a_convolution_of_a_map_full_of_zeros() -> None:
     assert not dilated(convolution.conv2d)
 
 
-def test_steps_are_the_same_at_every_speed() -> None:
+def strided() -> Graph:
     build = GraphBuilder()
     x = build.conv2d("first", build.input(), 8, kernel=3)
     x = build.relu(build.batch_norm("norm", build.conv2d("strided", x, 8, kernel=3, stride=2)))
-    graph = build.graph({"stage4": build.conv2d("narrow", x, 2, kernel=3, bias=True)})
+    return build.graph({"stage4": build.conv2d("narrow", x, 2, kernel=3, bias=True)})
+
+
+def headed(method: Literal["bilinear", "nearest"]) -> Graph:
+    """A head over a branch of its own size, one enlarged, one shrunk, one twice, and one of a fixed size."""
+    build = GraphBuilder()
+    image = build.input()
+    x = build.conv2d("stem", image, 3, kernel=3, stride=2)
+    low = build.relu(build.conv2d("low", x, 5, kernel=3, stride=2))
+    branches = [x, low, image, low, build.conv2d("one", x, 1)]
+    resized = [build.resize(one, like=x, method=method) for one in branches[1:]]
+    head = build.conv2d("head", build.concat([x, *resized]), 4, bias=True)
+    return build.graph({"stage4": build.relu(build.batch_norm("norm", head))})
+
+
+@pytest.mark.parametrize("graph", [strided(), headed("bilinear"), headed("nearest")])
+def test_steps_are_the_same_at_every_speed(graph: Graph) -> None:
     draw = np.random.default_rng(2)
     batch = {"image": draw.standard_normal((2, 3, 9, 12)), "label": draw.integers(0, 2, (2, 9, 12))}
     states = []
@@ -142,6 +159,42 @@ def test_steps_are_the_same_at_every_speed() -> None:
     plain, fast = states
     for name, value in plain.items():
         assert_allclose(fast[name], value, rtol=0, atol=1e-9 * max(np.abs(value).max(), 1e-3), err_msg=name)
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """Every compilation from here on."""
+    found: list[str] = []
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if "backend_compile" in event:
+            found.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_no_step_but_the_first_compiles_and_a_size_is_compiled_once(compilations: list[str]) -> None:
+    graph, draw = strided(), np.random.default_rng(3)
+    trainer = JaxBackend().trainer(graph, initial_weights(graph), Training(), device="cpu")
+
+    def step(number: int) -> None:
+        batch = {"image": draw.standard_normal((2, 3, 9, 12)), "label": draw.integers(0, 2, (2, 9, 12))}
+        float(trainer.step(batch, 0.1 / (1 + number))["loss"])
+
+    step(0)
+    after_first = len(compilations)
+    assert after_first > 0
+    for number in range(1, 4):
+        step(number)
+    assert len(compilations) == after_first
+    for size in ((8, 8), (10, 8)):
+        trainer.predict(np.ones((1, 3, *size), np.float32))
+    both = len(compilations)
+    for size in ((8, 8), (10, 8), (8, 8)):
+        trainer.predict(np.ones((1, 3, *size), np.float32))
+    assert both > after_first and len(compilations) == both
 
 
 @pytest.mark.parametrize("speed", SPEEDS)

@@ -109,9 +109,9 @@ def test_the_examples_of_the_op_page_run() -> None:
         run(setup + example)
 
 
-def test_the_example_of_the_forms_page_runs() -> None:
-    (example,) = blocks(DOCS / "forms.md")
-    run(example)
+def test_the_examples_of_the_forms_page_run() -> None:
+    for example in blocks(DOCS / "forms.md"):
+        run(example)
 
 
 def run(code: str) -> None:

@@ -48,6 +48,10 @@ def test_versions_name_what_computes() -> None:
     assert all(isinstance(value, str) for value in facts.values())
 
 
+def test_of_a_cpu_it_does_not_say_what_is_free() -> None:
+    assert TorchBackend().free_memory("cpu") is None
+
+
 def test_one_process_sums_to_itself() -> None:
     counts = np.arange(6).reshape(2, 3)
     assert_array_equal(TorchBackend().sum_over_processes(counts), counts)

@@ -315,7 +315,7 @@ def test_the_page_on_checkpoints_runs_and_shows_what_is_printed(
         exec(compile(block, "checkpoints.md", "exec"), names)
     assert "1,084 of 1,084 tensors, 100% of parameters" in capsys.readouterr().out
     imagenet = gsto_torch.read_checkpoint("hrnet_w18_small_v2_imagenet.pth", names["graph"]).report
-    shown = re.findall(r"^    ((?:hrnet_w18|took|left|kept).*)$", PAGE, re.MULTILINE)
+    shown = re.findall(r"^((?:hrnet_w18\S+:|took|left|kept) .*)$", PAGE, re.MULTILINE)
     assert len(shown) == 5
     for line, printed in zip(shown, str(imagenet).splitlines(), strict=True):
         assert printed.startswith(line.removesuffix("...")), printed

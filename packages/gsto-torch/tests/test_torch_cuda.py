@@ -44,6 +44,15 @@ def test_auto_takes_the_gpu() -> None:
     assert TorchBackend().predictor(gsto(), initial_weights(gsto())).device.type == "cuda"
 
 
+def test_free_memory_is_less_by_what_is_held() -> None:
+    backend, size = TorchBackend(), 1 << 28
+    before = backend.free_memory("cuda")
+    held = torch.empty(size, dtype=torch.uint8, device="cuda")
+    after = backend.free_memory("cuda")
+    assert before is not None and after is not None
+    assert before - after >= held.numel() // 2  # others may free some meanwhile
+
+
 @pytest.mark.parametrize("form", ["release", "paper"])
 @pytest.mark.parametrize(("precision", "bound"), [("float64", 1e-10), ("float32", 2e-4)])
 def test_predictions_equal_the_definition(form: Any, precision: str, bound: float) -> None:

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 import gsto_torch
-from gsto_spec import Graph, GraphBuilder, GraphError, WeightsError, build, initial_weights
+from gsto_spec import Graph, GraphBuilder, GraphError, WeightsError, build, golden, initial_weights
 from gsto_spec.ops import Mul, Parameter
+from gsto_spec.pretrained import inspect_directory
 from gsto_spec.weights import load_directory, save_directory
+from gsto_torch.backend import TorchBackend
 
 GRAPH = build("hrnetv2-w18-small-v1", classes=2)
 
@@ -101,3 +103,49 @@ def test_a_broken_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(WeightsError, match=r"model\.safetensors: expected a safetensors file"):
         gsto_torch.load(tmp_path)
+
+
+def test_a_model_to_share_survives_the_round_trip_and_predicts_at_once(tmp_path: Path) -> None:
+    model = trained()
+    gsto_torch.save_pretrained(model, tmp_path / "model", {"licence": "CC0-1.0"})
+    again = gsto_torch.from_pretrained(str(tmp_path / "model"))
+    assert not again.training
+    assert torch.equal(again(IMAGE)["stage4"], model(IMAGE)["stage4"])
+    assert 'license: "cc0-1.0"' in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_save_and_save_pretrained_open_each_other_s_directories(tmp_path: Path) -> None:
+    model = trained()
+    gsto_torch.save(model, tmp_path / "saved")
+    gsto_torch.save_pretrained(model, tmp_path / "shared")
+    for again in (
+        gsto_torch.from_pretrained(tmp_path / "saved"),
+        gsto_torch.load(tmp_path / "shared").eval(),
+    ):
+        assert torch.equal(again(IMAGE)["stage4"], model(IMAGE)["stage4"])
+    wide = gsto_torch.from_pretrained(tmp_path / "saved", dtype=torch.float64)
+    assert {parameter.dtype for parameter in wide.parameters()} == {torch.float64}
+
+
+def little() -> Graph:
+    build = GraphBuilder()
+    x = build.relu(build.batch_norm("bn1", build.conv2d("conv1", build.input(), 8, kernel=3, stride=2)))
+    return build.graph({"y": build.resize(build.conv2d("head", x, 2, bias=True), like="image")})
+
+
+def test_torch_gives_the_golden_answer_and_another_network_does_not(tmp_path: Path) -> None:
+    gsto_torch.save_pretrained(gsto_torch.compile(little(), seed=3), tmp_path / "model")
+    saved = inspect_directory(tmp_path / "model")
+    off = {name: array * np.float32(1 + 1e-4) for name, array in saved.weights.items()}
+    for precision in ("float64", "float32"):
+        for weights, agrees in ((saved.weights, True), (off, False)):
+            predict = (
+                TorchBackend().predictor(saved.graph, weights, device="cpu", precision=precision).predict
+            )
+            (found,) = golden.compare(saved.graph, saved.weights, saved.recorded, predict, precision)
+            assert found.agrees is agrees, (precision, found)
+
+
+def test_what_is_not_here_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"modle: no such directory$"):
+        gsto_torch.from_pretrained(tmp_path / "modle")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,17 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 import gsto_torch
-from gsto_spec import Graph, HRNet, architectures, build, cost, evaluate, initial_weights, variant
+from gsto_spec import (
+    Graph,
+    GraphBuilder,
+    HRNet,
+    architectures,
+    build,
+    cost,
+    evaluate,
+    initial_weights,
+    variant,
+)
 from gsto_spec.catalog import entry
 
 FILES = [
@@ -152,3 +163,17 @@ def test_names_and_shapes_are_the_graphs(name: str) -> None:
     assert {key: tuple(value.shape) for key, value in model.named_parameters()} == dict(graph.trainable)
     kept = {key for key, _ in model.named_buffers() if not key.endswith("num_batches_tracked")}
     assert kept == set(graph.parameters) - set(graph.trainable)
+
+
+def test_a_network_goes_through_torch_export_and_back(tmp_path: Path) -> None:
+    builder = GraphBuilder()
+    image = builder.input()
+    deep = builder.relu(builder.conv2d("deep", image, 4, kernel=3, stride=2))
+    both = builder.concat([image, builder.resize(deep, like=image)])
+    model = gsto_torch.compile(builder.graph({"stage4": builder.conv2d("head", both, 2)})).eval()
+    picture = torch.randn(1, 3, 9, 8)
+    torch.export.save(torch.export.export(model, (picture,)), tmp_path / "network.pt2")
+    found = torch.export.load(tmp_path / "network.pt2").module()(picture)
+    wanted = model(picture)
+    assert list(found) == list(wanted)
+    assert torch.equal(found["stage4"], wanted["stage4"])

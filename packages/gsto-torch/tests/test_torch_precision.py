@@ -20,6 +20,7 @@ from gsto_spec.precision import LOW, Precision, computes_in
 from gsto_torch.backend import TorchBackend
 from gsto_torch.batch_norm import BiasedBatchNorm2d
 from gsto_torch.ops import DTYPES, compute, compute_in
+from gsto_torch.pointwise import RowsConv2d
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -161,7 +162,7 @@ def test_other_precisions_are_untouched() -> None:
     for precision in ("float32", "float64"):
         model = trainer_of(precision, graph).model
         kinds = {type(module) for module in model.modules() if isinstance(module, nn.Conv2d)}
-        assert kinds == {nn.Conv2d}
+        assert kinds == {nn.Conv2d, RowsConv2d}
 
 
 @pytest.mark.parametrize("form", ["release", "paper"])

@@ -321,6 +321,7 @@ def test_a_process_that_is_left_alone_says_so_and_ends(found: list[dict[str, Any
     assert len(found[0]["alone"]) == 3
     for told in found[0]["alone"]:
         assert told.startswith("process 0 of 2: expected the others, found one gone (")
+        assert ".cc:" not in told
         assert told.endswith("; what that one printed says why")
 
 

@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 from textwrap import dedent
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
+from torch._dynamo.utils import counters
+from torch.utils.flop_counter import FlopCounterMode
 
 import gsto_torch
 from gsto_spec import Graph, GraphBuilder, build, evaluate, initial_weights, variant
@@ -108,13 +110,15 @@ def fusion() -> Graph:
 
 
 @compiles
-def test_compiled_predicts_what_is_defined_at_every_size() -> None:
+def test_compiled_predicts_what_is_defined_at_every_size_and_compiles_each_once() -> None:
     graph = fusion()
     weights = drawn_weights(graph)
     compiled = predictor(graph, weights, "compiled")
-    for size in ((6, 5), (7, 4), (6, 5)):
+    before = counters["stats"]["unique_graphs"]
+    for size in ((6, 5), (7, 4), (6, 5), (7, 4)):
         image = pictures(1, 3, *size)
         require_close(compiled.predict(image), evaluate(graph, weights, {"image": image}))
+    assert counters["stats"]["unique_graphs"] - before == 2
     frozen = predictor(graph, weights, "compiled", "float32")
     require_close(frozen.predict(image), evaluate(graph, weights, {"image": image}), 1e-6)
 
@@ -153,6 +157,38 @@ def test_every_speed_trains_alike(speed: Speed, rematerialize: bool) -> None:
     batch = {"image": pictures(2, 3, 32, 64), "label": np.arange(2 * 32 * 64).reshape(2, 32, 64) % 3}
     found = steps(graph, batch, speed, rematerialize=rematerialize)
     require_close(found, steps(graph, batch, "plain"), 1e-9)
+
+
+def headed(method: Literal["bilinear", "nearest"]) -> Graph:
+    """A head over a branch of its own size, one enlarged, one shrunk, one twice, and one of a fixed size."""
+    build = GraphBuilder()
+    image = build.input()
+    x = build.conv2d("stem", image, 3, kernel=3, stride=2)
+    low = build.relu(build.conv2d("low", x, 5, kernel=3, stride=2))
+    branches = [x, low, image, low, build.conv2d("one", x, 1)]
+    resized = [build.resize(one, like=x, method=method) for one in branches[1:]]
+    head = build.conv2d("head", build.concat([x, *resized]), 4, bias=True)
+    return build.graph({"stage4": build.relu(build.batch_norm("norm", head))})
+
+
+@pytest.mark.parametrize("method", ["bilinear", "nearest"])
+def test_heads_train_as_they_are_written(method: Literal["bilinear", "nearest"]) -> None:
+    graph = headed(method)
+    batch = {"image": pictures(2, 3, 9, 13), "label": np.arange(2 * 9 * 13).reshape(2, 9, 13) % 4}
+    require_close(steps(graph, batch, "fast"), steps(graph, batch, "plain"), 1e-9)
+
+
+def multiply_adds(speed: Speed) -> int:
+    graph = narrow()
+    batch = {"image": pictures(1, 3, 64, 64), "label": np.zeros((1, 64, 64), np.int64)}
+    trainer = TorchBackend().trainer(graph, initial_weights(graph), Training(), device="cpu", speed=speed)
+    with FlopCounterMode(display=False) as counted:
+        trainer.step(batch, 0.1)
+    return int(counted.get_total_flops())
+
+
+def test_fast_steps_take_less_arithmetic() -> None:
+    assert multiply_adds("fast") < multiply_adds("plain")
 
 
 def test_training_overwrites_nothing_that_a_gradient_reads() -> None:

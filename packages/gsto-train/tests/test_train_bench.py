@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gsto_train.bench.material import write_cityscapes
+from gsto_train.bench.material import write_cityscapes, write_coco
 from gsto_train.commands.bench import main
 from gsto_train.data.cityscapes import Cityscapes
 
@@ -197,6 +198,22 @@ def test_the_loader_is_measured_beside_bare_decoding(rows: Any, tmp_path: Path) 
     assert loader["yardstick"] == "decode" and loader["difference"] is None
     expected = decode["rounds"][0][0] / loader["rounds"][0][0]
     assert loader["speedup"]["median"] == pytest.approx(expected)
+
+
+def test_crops_of_jpegs_are_measured_beside_bare_decoding(bench: Bench, monkeypatch: Any) -> None:
+    for name, write in (("write_cityscapes", write_cityscapes), ("write_coco", write_coco)):
+        small = partial(write, count=2, size=(64, 128))
+        monkeypatch.setattr(f"gsto_train.bench.session.{name}", lambda root, count, small=small: small(root))
+    status, out, error = bench("data", "--size", "64x32", "--rounds", "1", "--repeats", "1", "--json")
+    document = json.loads(out)
+    assert status == 0, error
+    assert [(row["case"], row["subject"], row["state"]) for row in document["rows"]] == [
+        ("cityscapes, 1 x 64x32", "decode", "ran"), ("cityscapes, 1 x 64x32", "loader", "ran"),
+        ("coco-keypoints-w32, 1 x 64x32", "decode", "ran"),
+        ("coco-keypoints-w32, 1 x 64x32", "loader", "ran"),
+    ]  # fmt: skip
+    for row in document["rows"]:
+        assert row["yardstick"] == "decode" and row["images_per_second"] > 0
 
 
 def test_drawn_pictures_are_read_as_cityscapes(tmp_path: Path) -> None:

@@ -203,7 +203,8 @@ def test_another_benchmark_graph_or_data_is_refused_when_resuming(command: Any, 
     config = json.loads(Path("run/config.json").read_text())
     config["settings"]["architecture"]["name"] = "linear_backend:two_outputs"
     Path("run/config.json").write_text(json.dumps(config))
-    digest = command("--output", "run", "--resume", new=False)
+    asked = ("--architecture", "linear_backend:two_outputs")
+    digest = command("--output", "run", "--resume", *asked, new=False)
     assert digest.status == 2
     assert "the graph's digest was" in digest.failure
 

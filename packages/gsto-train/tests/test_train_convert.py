@@ -198,11 +198,11 @@ def test_the_report_counts_and_tells_everything(run: Callable[..., Outcome]) -> 
         "reading: looked twice",
         "reading: took module. off 7 names",
         "reading: left out module.bn1.num_batches_tracked: torch counts batches there, which nothing reads",
-        "writing: added graph.json and card.json",
+        "writing: added README.md, config.json, golden.json, card.json, graph.json",
     ]
     assert run("out", "again.npz").out.splitlines()[2:] == [
         "writing: added nothing",
-        "writing: left out graph.json and card.json",
+        "writing: left out README.md, config.json, golden.json, card.json, graph.json",
     ]
 
 
@@ -212,7 +212,7 @@ def test_the_report_for_machines(run: Callable[..., Outcome]) -> None:
     assert json.loads(outcome.out) == {
         "source": "a", "target": "b.safetensors", "graph_digest": small_graph().digest, "tensors": 7,
         "parameters": 126, "running_statistics": 8, "dtypes": ["float32"],
-        "notes": ["writing: left out graph.json and card.json"],
+        "notes": ["writing: left out card.json, graph.json"],
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gsto_train.data.augment import SCALES, Augmentation, augment, normalize
+from gsto_train.data.augment import SCALES, Augmentation, augment, normalize, resize
 from gsto_train.data.samples import Sample
 
 seeds = st.integers(0, 2**32 - 1)
@@ -111,6 +111,40 @@ def test_resized_labels_are_those_of_floor(size: tuple[int, int], base_size: int
     rows = [i * size[0] // height for i in range(height)]
     columns = [j * size[1] // width for j in range(width)]
     assert np.array_equal(result.label[:height, :width], sample.label[np.ix_(rows, columns)])
+
+
+@given(
+    st.tuples(st.integers(1, 70), st.integers(1, 90)),
+    st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    st.sampled_from((*SCALES, 0.31, 3.7)),
+    seeds,
+)
+def test_a_crop_is_that_of_the_whole_picture_resized_to_one_grey_level(
+    size: tuple[int, int], crop: tuple[int, int], scale: float, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    image = generator.integers(0, 256, (*size, 3), np.uint8)
+    sample = Sample(image, generator.integers(0, 9, size, np.uint8), "noise")
+    cut = drawn(sample, seed, crop=crop, scales=(scale,))
+    whole, label, top, left, mirrored = resized_then_placed(sample, seed, crop, scale)
+    expected = np.zeros((*crop, 3), int), np.full(crop, 255)
+    for array, source in zip(expected, (whole, label), strict=True):
+        shown = source[top : top + crop[0], left : left + crop[1]]
+        array[: shown.shape[0], : shown.shape[1]] = shown
+    step = -1 if mirrored else 1
+    assert np.abs(cut.image - expected[0][:, ::step]).max() <= 1
+    assert np.array_equal(cut.label, expected[1][:, ::step])
+
+
+def resized_then_placed(
+    sample: Sample, seed: int, crop: tuple[int, int], scale: float
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int, int, bool]:
+    """The whole picture and label at their size, and where the crop is: the four draws made anew."""
+    generator = np.random.default_rng(seed)
+    generator.integers(1)
+    size = tuple(max(1, int(side * scale + 0.5)) for side in sample.label.shape)
+    top, left = (int(generator.integers(max(0, a - b) + 1)) for a, b in zip(size, crop, strict=True))
+    return *resize(sample, (size[0], size[1])), top, left, bool(generator.random() < 0.5)
 
 
 def test_all_scales_are_drawn_alike() -> None:

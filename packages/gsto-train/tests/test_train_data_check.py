@@ -144,7 +144,7 @@ def test_a_split_that_is_not_there_is_a_problem_and_the_other_is_still_read(
 def test_pictures_in_both_splits_are_odd(check: Any, streets: Path) -> None:
     done = check("cityscapes", streets, "--set", "data.train_split=trainval")
     assert done.status == 0
-    assert any("of the val split are in the train split too" in text for text in done.texts("val", "odd"))
+    assert any(": in the train split and in the val split, " in text for text in done.texts("val", "odd"))
 
 
 def test_many_findings_are_cut_for_a_person_and_whole_for_a_machine(check: Any, tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
 import json
+import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -98,9 +102,24 @@ def test_classes_json_may_hold_their_number_alone(folder: Path) -> None:
 
 
 def test_an_ignore_label_given_wins(folder: Path) -> None:
-    (folder / "classes.json").write_text('{"num_classes": 3, "ignore_index": 7}')
-    label = listed(folder, classes=None, ignore_label=1)[0].label
-    assert label[0].tolist() == [0, 255, 2, 0, 255, 2]
+    (folder / "classes.json").write_text('{"num_classes": 2, "ignore_index": 7}')
+    label = listed(folder, classes=None, ignore_label=2)[0].label
+    assert label[0].tolist() == [0, 1, 255, 0, 1, 255]
+
+
+@given(st.integers(1, 254), st.integers(-3, 300))
+def test_an_ignore_label_is_no_class(classes: int, ignored: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        save(np.zeros((4, 6, 3), np.uint8), root / "a.png")
+        save(np.zeros((4, 6), np.uint8), root / "a_label.png")
+        (root / "train.txt").write_text("a.png a_label.png\n")
+        (root / "classes.json").write_text(json.dumps({"num_classes": classes, "ignore_index": ignored}))
+        for way in ({"classes": None}, {"classes": classes, "ignore_label": ignored}):
+            if ignored >= classes:
+                assert len(listed(root, **way)) == 1
+            else:
+                assert "ignore label: expected a value " in message(partial(listed, root, **way))
 
 
 @pytest.mark.parametrize("kind", ["grey", "palette", "16 bit", "two values"])
@@ -272,6 +291,23 @@ def test_a_label_value_out_of_range_is_told_with_its_place(folder: Path) -> None
         ),
         ('{"classes": ["\\udc80"]}', "expected names in UTF-8, found '\\udc80'"),
         ("[" * 100000, "expected a JSON object, found an error: "),
+        (
+            '{"classes": ["sky", "car"], "ignore_index": 1}',
+            "ignore label: expected a value that is no class, found 1, which is 'car'; give another value",
+        ),
+        (
+            '{"num_classes": 2, "ignore_index": -1}',
+            "ignore label: expected a value of label files, 0..65535, found -1",
+        ),
+        (
+            '{"num_classes": 2, "ignore_index": 65536}',
+            "0..65535, found 65536; give the one that stands for no",
+        ),
+        (
+            '{"num_classes": 1, "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}',
+            "one per class, and perhaps one",
+        ),
+        ('{"classes": ["a", " "]}', "expected a name for class 1, found ' '"),
     ],
 )
 def test_a_wrong_classes_json_is_named(folder: Path, text: str | None, expected: str) -> None:

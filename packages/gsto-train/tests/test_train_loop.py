@@ -60,7 +60,7 @@ def test_a_run_learns_beats_the_constant_and_leaves_everything(command: Any, rea
     assert result["seconds"] > 0
     assert {path.name for path in Path("run").iterdir()} == {
         "baselines.json", "checkpoints", "config.json", "environment.json", "evaluations.jsonl", "graph.json",
-        "metrics.jsonl", "model", "result.json", "timings.jsonl",
+        "metrics.jsonl", "model", "report.html", "result.json", "timings.jsonl",
     }  # fmt: skip
     assert read_lines(Path("run/evaluations.jsonl"))[-1]["mean_iou"] == result["metrics"]["mean_iou"]
 

@@ -179,6 +179,20 @@ def test_figures_of_one_network_and_of_two(models: Path) -> None:
     )  # Picture, baseline and network; before, picture, truth and network.
 
 
+def test_a_baseline_may_be_a_file_of_tensors(models: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    Path("plain.json").write_text(gsto_spec.build(PLAIN).to_json())
+    arguments = ("--model", "gated", "--explain", "--baseline", "plain/model.safetensors")
+    assert explain(*arguments) == 2
+    assert "--architecture" in capfd.readouterr().err
+    assert explain(*arguments, "--baseline-architecture", "plain.json", "--force") == 0
+    file = Path("seen/explain/picture/strip.png").read_bytes()
+    assert explain("--model", "gated", "--explain", "--baseline", "plain", "--force") == 0
+    assert size("strip")[0] > 0 and file.startswith(b"\x89PNG")
+    assert explain("--model", "gated", "--explain", "--baseline-architecture", "plain.json") == 2
+    assert "go with --baseline: give it" in capfd.readouterr().err
+
+
 def test_names_stand_in_the_figures_as_they_are(models: Path) -> None:
     pytest.importorskip("matplotlib")
     arguments = ("--model", "plain", "--explain", "--truth", "truth.png", "--format", "svg")

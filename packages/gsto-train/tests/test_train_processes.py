@@ -89,7 +89,8 @@ def test_two_processes_train_as_one_does_and_stop_together(launch: Launch, pictu
     stopped = launch("--output", "two", *new(pictures), second={"LINEAR_SIGNAL": "3"})
     assert [status for status, _ in stopped] == [143, 143]
     assert stopped[1][1] == ""
-    assert "go on with: LAUNCHER -m gsto_train --backend linear --output two --resume" in stopped[0][1]
+    way_on = "go on with: the same launcher of 2 and -m gsto_train --backend linear --output two --resume"
+    assert way_on in stopped[0][1]
     assert "step-000003" in os.listdir("two/checkpoints")
     resumed = launch("--output", "two", "--resume")
     assert [status for status, _ in resumed] == [0, 0], resumed
@@ -103,6 +104,14 @@ def test_two_processes_train_as_one_does_and_stop_together(launch: Launch, pictu
     assert results[1]["environment"]["processes"] == 2
     losses = [[line["loss"] for line in lines(run, "metrics.jsonl")] for run in ("one", "two")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_dry_run_of_two_processes_is_told_once(launch: Launch, pictures: Path) -> None:
+    told = launch("--dry-run", "--json", "--output", "two", *new(pictures))
+    assert [status for status, _ in told] == [0, 0], told
+    assert "would take 6 steps" in told[0][1]
+    assert told[1][1] == ""
+    assert not Path("two").exists()
 
 
 def test_a_picture_that_breaks_in_one_process_ends_all_of_them_and_costs_nothing(

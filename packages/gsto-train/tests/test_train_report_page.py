@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import signal
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -135,6 +136,99 @@ def test_the_confusion_matrix_is_that_of_what_is_predicted(command: Any, report:
         for row in range(3) for column in range(3) if confusion.counts[row, column]
     ]  # fmt: skip
     assert told == wanted
+
+
+def test_a_run_leaves_its_report_with_the_confusion_of_all_its_pictures(command: Any, pictures: Path) -> None:
+    done = command("--output", "run", "--json", settings=("train.evaluate_every=10",))
+    assert done.status == 0
+    assert done.error.endswith("the report is run/report.html\n")
+    assert json.loads(done.out) == json.loads(Path("run/result.json").read_text())
+    lines = [json.loads(line) for line in Path("run/evaluations.jsonl").read_text().splitlines()]
+    counts = [np.array(line["confusion"]) for line in lines]
+    assert [line["step"] for line in lines] == [10, 20]
+    for line, each in zip(lines, counts, strict=True):
+        assert each.sum() == 2 * (24 * 32 - 4)  # All but the ignored pixels of both pictures.
+        assert ConfusionMatrix.from_counts(each).scores().mean_iou == line["mean_iou"]
+    found = page("run/report.html")
+    assert "over all 2 validation pictures" in found.text
+    told = [title for title in found.titles if title.startswith("red taken for red: ")]
+    assert told and f"({counts[-1][0, 0]:,} pixels)" in told[0]
+    result = json.loads(Path("run/result.json").read_text())
+    assert "confusion" not in result["metrics"]
+    assert shlex.join(shlex.split(read_record(Path("run")).command)) in found.text
+
+
+def test_the_confusion_is_that_of_the_network_that_is_kept(command: Any, report: Any) -> None:
+    settings = ("train.evaluate_every=5", "train.keep=best", "train.learning_rate=4")
+    assert command("--output", "run", settings=settings).status == 0
+    result = json.loads(Path("run/result.json").read_text())
+    counts = read_record(Path("run")).confusion
+    assert counts is not None
+    assert ConfusionMatrix.from_counts(counts).scores().mean_iou == result["metrics"]["mean_iou"]
+    assert "confusion" not in result["metrics"]
+
+
+def test_a_run_can_do_without_its_report(command: Any) -> None:
+    assert command("--output", "run", settings=("train.report=false",)).status == 0
+    assert not Path("run/report.html").exists()
+
+
+def test_a_report_that_cannot_be_written_fails_no_run(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "run/report.html")
+
+    monkeypatch.setattr("gsto_train.look.reporting.replace", full)
+    done = command("--output", "run")
+    assert done.status == 0
+    assert Path("run/result.json").exists() and not Path("run/report.html").exists()
+    (line,) = [line for line in done.error.splitlines() if "report.html" in line]
+    assert line.startswith("warning: no report.html: ") and "No space left on device" in line
+    assert line.endswith("its report is written by: gsto-report run")
+
+
+def test_an_interrupt_while_the_report_is_made_tells_that_the_run_is_complete(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsto_train.look.reporting.page", lambda entries: signal.raise_signal(signal.SIGTERM))
+    done = command("--output", "run")
+    assert done.status == 143
+    assert "interrupted; the run is complete" in done.failure
+    assert Path("run/result.json").exists()
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("result.json", b"{"),
+        ("environment.json", b"[]"),
+        ("metrics.jsonl", b'{"step": 1, "loss": 1.0}\n{"step"\n'),
+        ("evaluations.jsonl", None),
+        ("model/model.safetensors", b"broken"),
+        ("model/graph.json", b"{}"),
+    ],
+)
+def test_damaged_files_are_told_and_fail_the_command(
+    command: Any, report: Any, name: str, content: bytes | None
+) -> None:
+    assert command("--output", "run", settings=("train.report=false",)).status == 0
+    if content is None:
+        Path("run", name).unlink()
+    else:
+        Path("run", name).write_bytes(content)
+    status, out, error = report("run", "--json")
+    assert status == 1
+    (damage,) = json.loads(out)["damaged"]
+    assert Path(name).name in damage or "model" in damage
+    assert error.splitlines()[-1].startswith("gsto-report: 1 file is damaged, named above; run/report.html")
+    assert "Damaged files" in page("run/report.html").text
+
+
+def test_the_line_that_a_run_is_writing_is_no_damage(command: Any, report: Any) -> None:
+    assert command("--output", "run", settings=("train.report=false",)).status == 0
+    Path("run/result.json").unlink()
+    with Path("run/metrics.jsonl").open("a") as file:
+        file.write('{"step": 21, "lo')
+    assert report("run", "--samples", "0")[0] == 0
 
 
 def test_the_command_it_gives_trains_the_same_run(command: Any, report: Any) -> None:

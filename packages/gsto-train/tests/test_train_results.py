@@ -105,6 +105,9 @@ def test_a_run_by_another_recipe_is_filed_but_is_no_row_of_the_paper(changed: di
     page = markdown([a_run(**changed)])
     assert f"| {NOT_RUN} |" in rows_of(page, "baseline + GTM (w/ sup) + GFM")[0]
     assert "### cityscapes-w18-small" in page
+    conditions = benchmarks.load("cityscapes-w18-small").record.conditions
+    assert f"- {conditions}." in markdown([a_run()])
+    assert (f"- {conditions}." in page) == ("architecture" in changed)
 
 
 def test_two_networks_are_compared_seed_by_seed() -> None:
@@ -115,7 +118,7 @@ def test_two_networks_are_compared_seed_by_seed() -> None:
     ]  # fmt: skip
     page = markdown(runs)
     assert "mean IoU, ours less theirs, seed by seed: 0.150 ± 0.071 (0.100, 0.200); standard error" in page
-    assert "standard error of the mean 0.050." in page
+    assert "standard error of the mean 0.050; ahead in 2 of 2 seeds." in page
     assert "seed by seed" not in markdown(runs[:3])
 
 

@@ -204,6 +204,7 @@ def test_only_what_no_step_depends_on_may_change_when_a_run_resumes() -> None:
         "train.evaluation_batch",
         "train.threads",
         "train.tensorboard",
+        "train.report",
         "train.rematerialize",
         "train.deterministic",
         "train.keep",

@@ -5,7 +5,16 @@ logits = model(images)["stage4"]
 """
 
 from gsto_jax.compile import CompiledGraph, compile, weights_of
-from gsto_jax.files import load, read_checkpoint, save
+from gsto_jax.files import from_pretrained, load, read_checkpoint, save, save_pretrained
 
-__all__ = ["CompiledGraph", "compile", "load", "read_checkpoint", "save", "weights_of"]
+__all__ = [
+    "CompiledGraph",
+    "compile",
+    "from_pretrained",
+    "load",
+    "read_checkpoint",
+    "save",
+    "save_pretrained",
+    "weights_of",
+]
 __version__ = "0.1.0"

@@ -65,6 +65,14 @@ class JaxBackend:
             facts |= {"cuda": card.client.platform_version, "device": card.device_kind}
         return facts
 
+    def free_memory(self, device: str) -> int | None:
+        """Bytes left on the fullest of this process's cards, of what XLA may take of it; None of a CPU."""
+        if device != "cuda":
+            return None
+        told = [card.memory_stats() for card in _cuda() if card.process_index == self.process_index]
+        left = [facts["bytes_limit"] - facts["bytes_in_use"] for facts in told if facts]
+        return min(left, default=None)
+
     def sum_over_processes(self, array: NDArray[Any]) -> NDArray[Any]:
         """The sum of every process's array, on every process: exact for integers."""
         gathered = gather(array)

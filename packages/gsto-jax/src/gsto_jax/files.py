@@ -9,7 +9,7 @@ from typing import Any
 from jax.typing import DTypeLike
 
 from gsto_jax.compile import CompiledGraph, compile, weights_of
-from gsto_spec import Graph, checkpoint
+from gsto_spec import Graph, checkpoint, pretrained
 from gsto_spec.checkpoint import LoadedWeights
 from gsto_spec.weights import load_directory, save_directory
 
@@ -23,6 +23,27 @@ def load(directory: str | Path, *, dtype: DTypeLike | None = None) -> CompiledGr
     """Open a saved model, whichever backend wrote it; see `gsto_spec.weights.load_directory` for errors."""
     graph, weights, _ = load_directory(directory)
     return compile(graph, weights, dtype=dtype)
+
+
+def save_pretrained(
+    model: CompiledGraph, directory: str | Path, card: Mapping[str, Any] | None = None
+) -> None:
+    """Write a directory to share, as the hub has it; see `gsto_spec.pretrained.save_pretrained`."""
+    pretrained.save_pretrained(directory, model.graph, weights_of(model), card)
+
+
+def from_pretrained(
+    name: str | Path, *, revision: str | None = None, dtype: DTypeLike | None = None
+) -> CompiledGraph:
+    """Open a saved model in inference mode: a directory here, whoever wrote it, or the hub's `owner/name`.
+
+    A directory needs neither network nor library. The hub needs huggingface_hub; `revision` is a branch, tag
+    or commit there. Raises `HubError` where there is no such model, and else as `load` does.
+    """
+    graph, weights, _ = pretrained.load_pretrained(name, revision=revision)
+    model = compile(graph, weights, dtype=dtype)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def read_checkpoint(

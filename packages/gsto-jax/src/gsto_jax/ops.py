@@ -47,7 +47,7 @@ def compute(op: Op, operands: Sequence[Array], convolve: Convolve | None = None)
             raise AssertionError(f"a leaf has a value, it is not computed: {op.kind}")
         case Conv2d():
             result = convolve(op, x, operands[1])
-            return result + operands[2] if len(operands) == 3 else result
+            return _biased(result, operands[2]) if len(operands) == 3 else result
         case BatchNorm():
             weight, bias, mean, variance = operands[1:]
             return batch_norm(x, weight, bias, mean, variance, op.eps)
@@ -76,6 +76,12 @@ def compute(op: Op, operands: Sequence[Array], convolve: Convolve | None = None)
             return adaptive_avg_pool(x, op.size or _size(operands[1]))
         case _:
             assert_never(op)
+
+
+def _biased(x: Array, bias: Array) -> Array:
+    # Of two bytes, the bias's gradient would be summed over all places in two bytes.
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return (x.astype(wide) + bias.astype(wide)).astype(x.dtype)
 
 
 def _sum(operands: Sequence[Array]) -> Array:

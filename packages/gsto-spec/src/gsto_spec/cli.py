@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import numpy as np
@@ -24,7 +26,7 @@ from gsto_spec.checkpoint import CheckpointWarning, read_checkpoint
 from gsto_spec.cost import Cost, Counting, Part, cost
 from gsto_spec.diff import declared, describe, diff
 from gsto_spec.draw import draw
-from gsto_spec.errors import GstoError
+from gsto_spec.errors import GstoError, printable
 from gsto_spec.forms import FORMS, FormName
 from gsto_spec.graph import Graph
 from gsto_spec.locate import locate
@@ -50,8 +52,38 @@ def _size(context: click.Context, option: click.Parameter, value: str | None) ->
     return int(parts[0]), int(parts[1])
 
 
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(f"gsto-spec: {printable(' '.join(message.split()))}", err=True)
+    sys.exit(status)
+
+
+def _give_up_output() -> None:
+    """Send standard output nowhere: at its end Python writes once more what a full disk did not take."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class _Commands(click.Group):
     """A group whose input errors are one line and status 2."""
+
+    def main(
+        self, args: Sequence[str] | None = None, prog_name: str | None = None,
+        complete_var: str | None = None, standalone_mode: bool = True, **extra: Any,
+    ) -> Any:  # fmt: skip
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        try:
+            sys.exit(super().main(args, prog_name, complete_var, standalone_mode=False, **extra))
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            _fail(error.format_message(), error.exit_code)
+        except click.Abort:
+            _fail("interrupted", 130)
+        except OSError as error:
+            _give_up_output()
+            _fail(f"{error.filename or 'standard output'}: {error.strerror}", 1)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -69,7 +101,12 @@ def main() -> None:
     """
 
 
-_architecture = click.argument("architecture")
+def _complete(context: click.Context, argument: click.Parameter, incomplete: str) -> list[str]:
+    """The names that a shell offers for an architecture."""
+    return [name for name in architectures() if name.startswith(incomplete)]
+
+
+_architecture = click.argument("architecture", shell_complete=_complete)
 _classes = click.option("--classes", type=click.IntRange(min=1), help="Classes or keypoints.")
 _form = click.option("--form", type=click.Choice(tuple(FORMS)), help="The reading of the gated parts.")
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")

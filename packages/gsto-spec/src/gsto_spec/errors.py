@@ -10,7 +10,7 @@ class GstoError(ValueError):
     """Base of every error that a user's input can cause; its text is one line for people."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
+        super().__init__(printable(" ".join(message.splitlines())))
 
 
 class ConstraintError(GstoError):
@@ -35,6 +35,14 @@ class GraphError(GstoError):
 
 class WeightsError(GstoError):
     """Tensors that do not fit a graph, or a file that does not hold any; lists every offender at once."""
+
+
+def printable(text: object) -> str:
+    """Text that any terminal takes and none obeys, whatever a file or its name holds: the rest is escaped."""
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shown)
 
 
 def require(holds: bool, label: str, expected: str, found: object) -> None:

@@ -54,8 +54,8 @@ def estimate(
 
     `input_shape` is that device's share of the batch, N x C x H x W; labels are taken to have its size. What
     a framework needs besides (its libraries, workspaces of convolutions, fragments) is not counted. The
-    order of ops and what is kept for the backward pass are PyTorch's; XLA plans for itself, mostly within
-    less. Raises `GraphError` where the graph cannot take the input, `BackendError` as `Training.learnt`.
+    order of ops and what is kept for the backward pass are PyTorch's; XLA plans for itself, on a CPU mostly
+    with more. Raises `GraphError` where the graph cannot take the input, `BackendError` as `Training.learnt`.
     """
     if training is None:
         return _predicting(graph, input_shape, precision)

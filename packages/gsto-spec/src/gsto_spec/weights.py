@@ -81,36 +81,54 @@ def save_directory(
     """Write a model's directory; `card` adds entries (data, protocol, score, licence, ...) to `card.json`.
 
     Raises `GraphError` for a graph that is not in training form, `WeightsError` for other weights, and
-    `FileExistsError` where the directory holds another model already.
+    `FileExistsError` where the directory holds a model, or a file of one of these names, already.
     """
+    write_files(directory, saved_files(graph, weights, card))
+
+
+def saved_files(
+    graph: Graph, weights: Mapping[str, NDArray[Any]], card: Mapping[str, Any] | None = None
+) -> dict[str, bytes]:
+    """The files of a saved model, name -> contents; see `save_directory` for `card` and errors."""
     from safetensors.numpy import save
 
     if (problem := graph.training_form_violation()) is not None:
         raise problem
     check_weights(graph, weights)
+    data = save({name: np.ascontiguousarray(array) for name, array in weights.items()})
+    facts = {"graph_digest": graph.digest, "weights_sha256": hashlib.sha256(data).hexdigest()}
+    described = json_bytes({**facts, **(card or {}), **facts})
+    # The graph last: a directory that has it is whole.
+    return {WEIGHTS_FILE: data, CARD_FILE: described, GRAPH_FILE: graph.to_json(indent=1).encode()}
+
+
+def write_files(directory: str | Path, files: Mapping[str, bytes]) -> None:
+    """Write a model's files in their order, each whole or not at all. Raises `FileExistsError` before any."""
     folder = Path(directory)
     if (folder / GRAPH_FILE).exists():
         raise FileExistsError(f"{folder} holds a saved model already; choose another directory")
-    data = save({name: np.ascontiguousarray(array) for name, array in weights.items()})
-    facts = {"graph_digest": graph.digest, "weights_sha256": hashlib.sha256(data).hexdigest()}
-    described = _described({**facts, **(card or {}), **facts})
+    for name in files:
+        if os.path.lexists(folder / name):
+            raise FileExistsError(f"{folder / name} exists already; choose another directory")
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / WEIGHTS_FILE, data)
-    _write(folder / CARD_FILE, described.encode())
-    _write(folder / GRAPH_FILE, graph.to_json(indent=1).encode())
+    for name, data in files.items():
+        _write(folder / name, data)
 
 
-def _described(card: Mapping[str, Any]) -> str:
+def json_bytes(card: Mapping[str, Any]) -> bytes:
+    """A card as JSON text. Raises `GstoError` for what JSON cannot hold."""
     try:
-        return json.dumps(card, indent=2, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        return json.dumps(card, indent=2, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
         raise GstoError(f"card: expected what JSON can hold, found {error}") from None
 
 
 def _write(path: Path, data: bytes) -> None:
     """All of the file or nothing of it: written beside, synced, renamed."""
     beside = path.with_name(f"{path.name}.partial")
-    with beside.open("wb") as file:
+    beside.unlink(missing_ok=True)
+    # Made new: what lies there may be a link to somewhere else.
+    with beside.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -124,13 +142,9 @@ def load_directory(directory: str | Path) -> tuple[Graph, Weights, dict[str, Any
     not the ones that the card describes.
     """
     folder = Path(directory)
-    for name in (GRAPH_FILE, WEIGHTS_FILE, CARD_FILE):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder / name}: a saved model has {GRAPH_FILE}, {WEIGHTS_FILE} and {CARD_FILE}"
-            )
-    graph = _graph(folder / GRAPH_FILE)
-    card = _card(folder / CARD_FILE)
+    require_saved(folder)
+    graph = read_graph(folder / GRAPH_FILE)
+    card = read_card(folder / CARD_FILE)
     _check_described(folder / GRAPH_FILE, card.get("graph_digest"), graph.digest)
     weights = read_safetensors(folder / WEIGHTS_FILE)
     check_tensors(str(folder / WEIGHTS_FILE), graph.parameters, weights)
@@ -139,13 +153,23 @@ def load_directory(directory: str | Path) -> tuple[Graph, Weights, dict[str, Any
     return graph, weights, card
 
 
+def require_saved(folder: Path) -> None:
+    """Raise `FileNotFoundError` unless a directory has the three files of a saved model."""
+    for name in (GRAPH_FILE, WEIGHTS_FILE, CARD_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name}: a saved model has {GRAPH_FILE}, {WEIGHTS_FILE} and {CARD_FILE}"
+            )
+
+
 def _check_described(path: Path, described: object, digest: str) -> None:
     if described != digest:
         found = f"one of digest {digest}, not {described}"
         raise WeightsError(f"{path}: expected the file that {CARD_FILE} describes, found {found}")
 
 
-def _graph(path: Path) -> Graph:
+def read_graph(path: Path) -> Graph:
+    """The graph in a JSON file. Raises `GraphError` or `GstoError`, naming the file."""
     try:
         return Graph.from_json(_text(path))
     except GraphError as error:
@@ -189,9 +213,11 @@ def _text(path: Path) -> str:
         raise GstoError(f"{path}: expected UTF-8 text, found {error.reason}") from None
 
 
-def _card(path: Path) -> dict[str, Any]:
+def read_card(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises `WeightsError` or `GstoError`, naming the file."""
     try:
         card = json.loads(_text(path))
+        json.dumps(card, ensure_ascii=False).encode()  # What no file can hold could not be told again.
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: expected JSON, found {error}") from None
     if not isinstance(card, dict):

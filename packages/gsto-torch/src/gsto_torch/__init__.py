@@ -5,8 +5,17 @@ logits = model(images)["stage4"]
 """
 
 from gsto_torch.compile import CompiledGraph, compile, weights_of
-from gsto_torch.files import load, save
+from gsto_torch.files import from_pretrained, load, save, save_pretrained
 from gsto_torch.released import read_checkpoint
 
-__all__ = ["CompiledGraph", "compile", "load", "read_checkpoint", "save", "weights_of"]
+__all__ = [
+    "CompiledGraph",
+    "compile",
+    "from_pretrained",
+    "load",
+    "read_checkpoint",
+    "save",
+    "save_pretrained",
+    "weights_of",
+]
 __version__ = "0.1.0"

@@ -50,6 +50,14 @@ class TorchBackend:
             facts |= {"cuda": str(torch.version.cuda), "device": torch.cuda.get_device_name()}
         return facts
 
+    def free_memory(self, device: str) -> int | None:
+        """Bytes that this process may still have of `cuda`, torch's own cache counted; None of a CPU."""
+        if device != "cuda":
+            return None
+        card = self.processes.cuda
+        cached = torch.cuda.memory_reserved(card) - torch.cuda.memory_allocated(card)
+        return torch.cuda.mem_get_info(card)[0] + cached
+
     def sum_over_processes(self, array: NDArray[Any]) -> NDArray[Any]:
         """See `gsto_spec.backend.Backend.sum_over_processes`; exact for integers."""
         return self.processes.sum_of_arrays(array)

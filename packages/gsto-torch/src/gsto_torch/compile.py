@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from gsto_spec import Graph, GraphError, initial_weights
 from gsto_spec.graph import Node, stored_names
+from gsto_spec.heads import heads
 from gsto_spec.ops import BatchNorm, Conv2d, Parameter
 from gsto_spec.precision import LOW, Precision
 from gsto_spec.reference import require_spread
 from gsto_spec.weights import check_weights
 from gsto_torch.batch_norm import BiasedBatchNorm2d, SyncedBatchNorm2d
 from gsto_torch.ops import DTYPES, compute, compute_in, safe_operand, split_padding, symmetric
+from gsto_torch.pointwise import project, quicken
 from gsto_torch.schedule import Segment, Step, cut, rematerialized, schedule
 
 Watch = Callable[[str, Tensor], None]
@@ -63,6 +65,7 @@ class CompiledGraph(nn.Module):
         self.watch: Watch | None = None
         # Set first, so that no path can take their names.
         self._steps: tuple[Step, ...] = ()
+        self._short: tuple[Step, ...] = ()
         self._segments: tuple[Segment, ...] = ()
         self._overwrites = False
         self._low = precision if precision in LOW else None
@@ -92,7 +95,7 @@ class CompiledGraph(nn.Module):
             for segment in self._segments:
                 rematerialized(self, self.advance, segment, values)
         else:
-            self.advance(self._steps, values)
+            self.advance(self._steps if self.watch is not None else self._short or self._steps, values)
         outputs = {name: self._value(node, values) for name, node in self._outputs}
         # Losses are computed in float32.
         return {name: output.float() for name, output in outputs.items()} if self._low else outputs
@@ -104,6 +107,12 @@ class CompiledGraph(nn.Module):
     def overwrite(self) -> None:
         """Let relus and sums take the place of what nobody else reads; hooks must not keep that."""
         self._overwrites = True
+
+    def shorten(self) -> None:
+        """Take the ways of `gsto_torch.pointwise`; where nodes are watched all of them are computed."""
+        modules = {step.node.name for step in self._steps if step.is_module}
+        self._short = schedule(self.graph, modules, heads(self.graph))
+        quicken(self)
 
     def advance(self, steps: Sequence[Step], values: dict[str, Tensor]) -> None:
         """Add the values of some nodes, drop those that no later node needs."""
@@ -136,6 +145,8 @@ class CompiledGraph(nn.Module):
             return compute(op, operands, overwrite=overwrite)
         # Looked up at each call: converters such as convert_sync_batchnorm replace modules.
         module = self.get_submodule(step.node.name)
+        if step.head is not None and isinstance(module, nn.Conv2d):
+            return project(module, step.head, dict(zip(step.operands, operands, strict=True)))
         if isinstance(op, BatchNorm) and module.training and not isinstance(module, SyncedBatchNorm2d):
             require_spread(step.node.name, operands[0].shape)
         if isinstance(op, Conv2d):

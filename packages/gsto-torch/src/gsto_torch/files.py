@@ -1,4 +1,7 @@
-"""Saved models: a directory of `graph.json`, `model.safetensors` and `card.json` that any backend opens."""
+"""Saved models: a directory of `graph.json`, `model.safetensors` and `card.json` that any backend opens.
+
+To share one there are a page, a configuration and a golden answer beside them: `save_pretrained`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gsto_spec import WeightsError
+from gsto_spec import WeightsError, pretrained
 from gsto_spec.weights import load_directory, save_directory
 from gsto_torch.compile import CompiledGraph, compile, weights_of
 
@@ -29,3 +32,22 @@ def load(directory: str | Path, *, dtype: torch.dtype | None = None) -> Compiled
     except (FileNotFoundError, NotADirectoryError) as error:
         raise WeightsError(str(error)) from None
     return compile(graph, weights, dtype=dtype)
+
+
+def save_pretrained(
+    model: CompiledGraph, directory: str | Path, card: Mapping[str, Any] | None = None
+) -> None:
+    """Write a directory to share, as the hub has it; see `gsto_spec.pretrained.save_pretrained`."""
+    pretrained.save_pretrained(directory, model.graph, weights_of(model), card)
+
+
+def from_pretrained(
+    name: str | Path, *, revision: str | None = None, dtype: torch.dtype | None = None
+) -> CompiledGraph:
+    """Open a saved model in inference mode: a directory here, whoever wrote it, or the hub's `owner/name`.
+
+    A directory needs neither network nor library. The hub needs huggingface_hub; `revision` is a branch, tag
+    or commit there. Raises `HubError` where there is no such model, and else as `load` does.
+    """
+    graph, weights, _ = pretrained.load_pretrained(name, revision=revision)
+    return compile(graph, weights, dtype=dtype).eval()

@@ -98,12 +98,17 @@ def _logits(objective: Objective, output: Tensor, label: Tensor) -> Tensor:
 
 
 def _pixel_losses(loss: CrossEntropy, logits: Tensor, label: Tensor) -> Tensor:
-    if not torch.are_deterministic_algorithms_enabled():
+    if not (_by_rows(logits) or torch.are_deterministic_algorithms_enabled()):
         return F.cross_entropy(logits, label, ignore_index=loss.ignore_label, reduction="none")
     # CUDA has no deterministic kernel for maps, but one for rows.
     rows = logits.movedim(1, -1).flatten(0, 2)
     losses = F.cross_entropy(rows, label.flatten(), ignore_index=loss.ignore_label, reduction="none")
     return losses.view_as(label)
+
+
+def _by_rows(logits: Tensor) -> bool:
+    """Whether pixels lie one after another on the CPU, where rows take half the time that maps do."""
+    return logits.device.type == "cpu" and logits.is_contiguous(memory_format=torch.channels_last)
 
 
 def _cross_entropy(loss: CrossEntropy, name: str, losses: Tensor, label: Tensor, whole: Whole) -> Tensor:

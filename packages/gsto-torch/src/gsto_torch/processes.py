@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import inspect
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gsto_spec.backend import BackendError
+
+_SOURCE = re.compile(r"\[?\S*\.(?:cc|cpp|h|hpp):\d+\]?:? *")
+"""Where in the source of torch's libraries something was found, which nobody can mend there."""
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun, or a launcher in its place, sets for every process."""
@@ -94,7 +98,7 @@ class Processes:
         except RuntimeError as error:
             if self.count == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise
-            found = str(error).partition(". ")[0]
+            found = _SOURCE.sub("", str(error)).partition(". ")[0]
             raise BackendError(
                 f"process {self.index} of {self.count}: expected the others, found one gone ({found}); what "
                 "that one printed says why"

@@ -10,7 +10,7 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from gsto_spec.ops import BatchNorm
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """The entries that training scripts keep the weights under, beside the epoch, the optimiser, ..."""
+
+SHARED = 4
+"""How often a file's bytes may be used: tensors that are one and the same, as tied weights are."""
 
 _NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)
 
@@ -69,6 +72,7 @@ class StateDictFile:
         ]
         if problems:
             raise WeightsError(f"expected a dict of dense tensors by name, but {'; '.join(problems)}")
+        _refuse_larger_than_stored(entries.values(), len(data))
         widened = [name for name, tensor in entries.items() if _narrow(tensor)]
         if widened:
             notes.append(f"widened {len(widened):,} tensors such as {widened[0]} to float32, which is exact")
@@ -111,6 +115,15 @@ def _refuse_compressed(data: bytes) -> None:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise ValueError("a compressed archive")
+
+
+def _refuse_larger_than_stored(tensors: Iterable[torch.Tensor], size: int) -> None:
+    """A value that stands for 10^12 of them would be copied as often, where it is widened or compared."""
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if claimed > SHARED * size:
+        raise WeightsError(
+            f"expected tensors of what the file stores, {size:,} bytes, found {claimed:,} of them"
+        )
 
 
 def _unwrapped(loaded: object, depth: int = 3) -> tuple[dict[Any, Any], list[str]]:

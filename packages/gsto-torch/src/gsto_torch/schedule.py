@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gsto_spec import Graph
 from gsto_spec.graph import Node
+from gsto_spec.heads import Head
 from gsto_spec.ops import Add, BatchNorm, Conv2d, Input, Parameter, Relu
 from gsto_torch.batch_norm import statistics_left_alone
 
@@ -21,7 +23,7 @@ class Step:
     """One node to run: its operands that are not leaves of its module, and values nobody needs afterwards.
 
     `overwrites`: it may put its result in the place of its first operand. `kernel`: height and width of a
-    convolution's own.
+    convolution's own. `head`: the parts that it reads in place of its operand.
     """
 
     node: Node
@@ -30,6 +32,7 @@ class Step:
     finished: tuple[str, ...]
     overwrites: bool
     kernel: tuple[int, ...]
+    head: Head | None = None
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,18 @@ class Segment:
     makes: tuple[str, ...]
 
 
-def schedule(graph: Graph, modules: set[str]) -> tuple[Step, ...]:
-    """All computed nodes in `graph.order`; `modules` names those that have a module of their own."""
-    steps = [node for node in graph.order if not isinstance(node.op, (Input, Parameter))]
+def schedule(
+    graph: Graph, modules: set[str], heads: Mapping[str, Head] = MappingProxyType({})
+) -> tuple[Step, ...]:
+    """All computed nodes in `graph.order`; `modules` names those that have a module of their own.
+
+    What lies between `heads` and their parts is left out.
+    """
+    between = {name for head in heads.values() for name in head.between}
+    steps = [node for node in graph.order
+             if not isinstance(node.op, (Input, Parameter)) and node.name not in between]  # fmt: skip
     operands = {node.name: node.operands[:1] if node.name in modules else node.operands for node in steps}
+    operands |= {name: head.operands for name, head in heads.items()}
     last_use = {name: node.name for node in steps for name in operands[node.name]}
     kept = {*graph.outputs.values(), *graph.leaves}
     finished: dict[str, list[str]] = {}
@@ -59,7 +70,7 @@ def schedule(graph: Graph, modules: set[str]) -> tuple[Step, ...]:
         Step(
             node, node.name in modules, operands[node.name], tuple(finished.get(node.name, ())),
             isinstance(node.op, (Relu, Add)) and operands[node.name][0] in own,
-            graph.leaves[node.operands[1]].shape[2:] if node.name in modules else (),
+            graph.leaves[node.operands[1]].shape[2:] if node.name in modules else (), heads.get(node.name),
         )
         for node in steps
     )  # fmt: skip

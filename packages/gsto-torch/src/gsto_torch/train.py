@@ -15,7 +15,7 @@ from gsto_spec import Graph
 from gsto_spec.backend import BackendError, Batch, Speed, Training, split_state
 from gsto_spec.memory import segments
 from gsto_spec.ops import AdaptiveAvgPool, BatchNorm, Resize
-from gsto_spec.precision import Precision
+from gsto_spec.precision import LOW, Precision
 from gsto_spec.reference import require_spread
 from gsto_torch.batch_norm import RunningStatistics, batch_norms, statistics_left_alone, synchronize
 from gsto_torch.compile import load_weights, weights_of
@@ -68,6 +68,8 @@ class TorchTrainer(TorchPredictor):
         elif speed != "plain":
             # What is computed again must find its operands as they were.
             self.model.overwrite()
+            if device.type == "cpu" and precision not in LOW:
+                self.model.shorten()
         self.network = processes.distributed(self.model)
 
     def _prepare_batch_norms(self) -> None:

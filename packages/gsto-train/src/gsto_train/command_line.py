@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +22,8 @@ def run_command(
 
     `interrupted` is what is said where it is stopped before it looks out for signals itself.
     """
+    # Nobody who reads them can act on what Pillow thinks of the insides of a picture.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         given = None if arguments is None else list(arguments)
         status = command.main(given, name, standalone_mode=False)
@@ -38,7 +41,9 @@ def run_command(
 
 def fail(name: str, message: str, status: int) -> int:
     """Say in one line what is wrong, and return the exit status."""
-    click.echo(f"{name}: {' '.join(message.split())}", err=True)
+    from gsto_spec.errors import printable
+
+    click.echo(f"{name}: {printable(' '.join(message.split()))}", err=True)
     return status
 
 

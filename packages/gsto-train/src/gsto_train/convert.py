@@ -22,19 +22,16 @@ from gsto_spec.backend import BackendError, tensor_file, tensor_file_endings
 from gsto_spec.checkpoint import fit_checkpoint, read_tensors
 from gsto_spec.checkpoint_report import CheckpointReport
 from gsto_spec.graph import Graph
-from gsto_spec.weights import (
-    CARD_FILE,
-    GRAPH_FILE,
-    WEIGHTS_FILE,
-    load_directory,
-    save_directory,
-)
+from gsto_spec.hub import find, is_hub_id
+from gsto_spec.pretrained import FILES, save_pretrained
+from gsto_spec.weights import WEIGHTS_FILE, load_directory
 from gsto_train.errors import InputError, nearest_path
 from gsto_train.files import sync_folder, whole_folder, write_synced
 
 Weights = dict[str, NDArray[Any]]
 
 SAFETENSORS = "safetensors"
+_BESIDE = tuple(name for name in FILES if name != WEIGHTS_FILE)
 _WRITTEN_ANEW = ("graph_digest", "weights_sha256")
 
 
@@ -128,7 +125,7 @@ def _check_replaceable(folder: Path, force: bool) -> None:
     inside = {path.name for path in folder.iterdir()}
     if inside and not force:
         raise InputError(f"{folder}: holds files already; choose another name, or replace it with --force")
-    foreign = sorted(inside - {GRAPH_FILE, WEIGHTS_FILE, CARD_FILE})
+    foreign = sorted(inside - {*FILES})
     if foreign:
         raise InputError(
             f"{folder}: holds {foreign[0]}, which is no part of a saved model; choose another name"
@@ -145,6 +142,14 @@ def _ending(path: Path) -> str:
         except BackendError as error:
             raise InputError(f"{path}: {error}; a folder or a .safetensors file always works") from None
     return ending
+
+
+def here(path: Path) -> Path:
+    """Return `path`, or where nothing is there and it may be a model of the hub, the folder of its copy.
+
+    Raises gsto_spec's `HubError` where the hub or its library are not to be had.
+    """
+    return find(str(path), FILES) if not path.exists() and is_hub_id(str(path)) else path
 
 
 def read_model(path: Path, graph: Graph | None, reading: Reading | None = None) -> Model:
@@ -210,14 +215,15 @@ def _write(target: Path, model: Model, source: Path) -> list[str]:
     if not ending:
         card = {key: value for key, value in model.card.items() if key not in _WRITTEN_ANEW}
         with whole_folder(place) as folder:
-            save_directory(folder, model.graph, model.weights, card)
+            save_pretrained(folder, model.graph, model.weights, card)
             _check_same(model, _read_folder(folder, model.graph), target)
-        return [] if source.is_dir() else [f"added {GRAPH_FILE} and {CARD_FILE}"]
+        return [] if source.is_dir() else [f"added {', '.join(_BESIDE)}"]
     data, notes = _encoded(ending, model)
     with _whole_file(place) as temporary:
         write_synced(temporary, data)
         _check_same(model, _read_file(temporary, ending, model.graph, Reading()), target)
-    return [*notes, *([f"left out {GRAPH_FILE} and {CARD_FILE}"] if source.is_dir() else [])]
+    beside = [name for name in _BESIDE if (source / name).exists()] if source.is_dir() else []
+    return [*notes, *([f"left out {', '.join(beside)}"] if beside else [])]
 
 
 def _encoded(ending: str, model: Model) -> tuple[bytes, list[str]]:

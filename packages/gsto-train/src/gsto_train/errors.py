@@ -5,12 +5,17 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from gsto_spec.errors import printable
+
 
 class InputError(ValueError):
     """Wrong input: one line naming the file or key, what was expected, what was found, and the mend.
 
-    Commands print the line and end with exit status 2.
+    Commands print the line and end with exit status 2. Whatever a terminal would obey is escaped.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(" ".join(message.splitlines())))
 
 
 def is_text(value: str) -> bool:
@@ -28,5 +33,5 @@ def nearest_path(path: Path) -> str:
     """Return what `nearest` says of the last part of a missing path among what lies beside it."""
     try:
         return nearest(path.name, sorted(os.listdir(path.absolute().parent)))
-    except OSError:
+    except (OSError, ValueError):
         return ""

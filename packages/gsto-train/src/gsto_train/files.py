@@ -3,6 +3,7 @@
 All that a run writes goes through here, so that what a full or vanished disk may interrupt is one list.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -29,12 +30,29 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def read_bytes(path: Path) -> bytes:
+    """Return what a file holds; raises OSError, for a pipe or device too, which may have no end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "expected a file, found a pipe or device", str(path))
+    return path.read_bytes()
+
+
+def read_text(path: Path) -> str:
+    """Return what a file of UTF-8 text holds; raises as `read_bytes` does, and UnicodeDecodeError."""
+    return read_bytes(path).decode("utf-8-sig")
+
+
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
-    with naming(path), open(path, "wb") as file:
+    """Write a file and wait until it is on the disk; raises OSError where a link is in its place."""
+    with naming(path), open(_opened(path, os.O_TRUNC), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _opened(path: Path, flag: int) -> int:
+    """Open a file to write, but not where a link leads to: in folders of others they lead anywhere."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flag, 0o666)
 
 
 def append_synced(path: Path, content: bytes, size: int) -> int:
@@ -42,7 +60,7 @@ def append_synced(path: Path, content: bytes, size: int) -> int:
 
     What an append that failed left past `size` is dropped first.
     """
-    with naming(path), open(path, "ab") as file:
+    with naming(path), open(_opened(path, os.O_APPEND), "ab") as file:
         if file.tell() > size:
             file.truncate(size)
         file.write(content)
@@ -70,6 +88,7 @@ def replace(path: Path, content: bytes) -> None:
     """Write a file so that a reader finds the old one or the new one, never a part."""
     temporary = partial(path)
     try:
+        temporary.unlink(missing_ok=True)
         write_synced(temporary, content)
         os.replace(temporary, path)
     except OSError:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from gsto_spec.errors import printable
 from gsto_train.output import standard_output
 from gsto_train.stopwatch import Pace
 
@@ -33,12 +34,12 @@ class Report:
 
     def note(self, text: str) -> None:
         """Say one line."""
-        self._log.print(Text(text))
+        self._log.print(_text(text))
 
     def say(self, text: str) -> None:
         """Say one line where the table goes."""
         with standard_output():
-            self._out.print(Text(text), soft_wrap=True)
+            self._out.print(_text(text), soft_wrap=True)
 
     @contextmanager
     def training(self, start: int, total: int) -> Iterator["StepReport"]:
@@ -65,9 +66,9 @@ class Report:
         table = Table()
         table.add_column("IoU by class")
         for name in columns:
-            table.add_column(Text(name), justify="right")
+            table.add_column(_text(name), justify="right")
         for label in next(iter(columns.values()))["iou"]:
-            table.add_row(Text(label), *(_fraction(scores["iou"][label]) for scores in columns.values()))
+            table.add_row(_text(label), *(_fraction(scores["iou"][label]) for scores in columns.values()))
         table.add_section()
         first = next(iter(columns.values()))
         official = [key for key in _CITYSCAPES_MEANS if key in first]
@@ -83,12 +84,12 @@ class Report:
         """Print scores by name, a line each, a column for each of `columns`; absent ones as "-"."""
         self.say(title)
         table = Table()
-        table.add_column(Text(heading))
+        table.add_column(_text(heading))
         for name in columns:
-            table.add_column(Text(name), justify="right")
+            table.add_column(_text(name), justify="right")
         for names in sections:
             for name in names:
-                table.add_row(Text(name), *(_fraction(scores.get(name)) for scores in columns.values()))
+                table.add_row(_text(name), *(_fraction(scores.get(name)) for scores in columns.values()))
             table.add_section()
         with standard_output():
             self._out.print(table)
@@ -146,7 +147,7 @@ class _StepBar(StepReport):
         self._bar.update(self._task, completed=step)
 
     def logged(self, record: Mapping[str, Any], pace: Pace) -> None:
-        rate = f"{record['learning_rate']:.5f}"
+        rate = _rate(record)
         self._bar.update(self._task, loss=_loss(record), rate=rate, pace=_pace(pace))
 
 
@@ -161,7 +162,7 @@ class _StepLines(StepReport):
         left = duration(per_step * (self._total - step))
         self._report.note(
             f"step {step}/{self._total}  epoch {record['epoch']}  loss {_loss(record)}  "
-            f"learning rate {record['learning_rate']:.5f}  {_pace(pace)}  {left} left"
+            f"learning rate {_rate(record)}  {_pace(pace)}  {left} left"
         )
 
 
@@ -191,6 +192,10 @@ class _CountLines(CountReport):
         report.note(what)
 
 
+def _text(words: str) -> Text:
+    return Text(printable(words))
+
+
 def duration(seconds: float) -> str:
     """Return a time as "1 h 05 min", "3 min 20 s" or "12 s"."""
     whole = round(seconds)
@@ -198,6 +203,11 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {whole % 60:02d} s" if minutes else f"{whole} s"
+
+
+def _rate(record: Mapping[str, Any]) -> str:
+    rate = record["learning_rate"]
+    return f"{rate:.5f}" if rate == 0 or 1e-4 <= rate < 1e4 else f"{rate:.3e}"
 
 
 def _loss(record: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from gsto_train.errors import InputError, is_text, nearest
@@ -256,7 +256,15 @@ def _convert(expected: Any, rule: Rule, value: object, key: str) -> object:
         return _converted(expected, rule, value)
     except _Mismatch:
         found = f"{_show(value)}{_nearest_choice(expected, value)}"
-        raise InputError(f"setting {key!r}: expected {_describe(expected, rule)}, found {found}") from None
+        told = _describe(expected, _with_largest(rule, value))
+        raise InputError(f"setting {key!r}: expected {told}, found {found}") from None
+
+
+def _with_largest(rule: Rule, value: object) -> Rule:
+    """Return the rule with the bound that all whole numbers have, where that is what `value` exceeds."""
+    past = isinstance(value, int) and value > _LARGEST_WHOLE
+    unbounded = rule.at_most is None and rule.below is None
+    return replace(rule, at_most=_LARGEST_WHOLE) if past and unbounded else rule
 
 
 class _Mismatch(Exception):
@@ -335,8 +343,12 @@ def _bounds(rule: Rule) -> str:
         ("at most", rule.at_most),
         ("below", rule.below),
     )
-    told = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+    told = " and ".join(f"{word} {_number(bound)}" for word, bound in bounds if bound is not None)
     return f", {told}" if told else ""
+
+
+def _number(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def _show(value: object) -> str:

@@ -3,14 +3,16 @@
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from gsto_spec import Graph, GraphError
-from gsto_spec.backend import Predictor
+from gsto_spec.backend import Predictor, backends
+from gsto_spec.locate import locate
+from gsto_spec.weights import CARD_FILE
 from gsto_train import benchmarks, convert, resolve, schema
 from gsto_train.convert import Model, Reading
 from gsto_train.data import cityscapes
@@ -134,8 +136,8 @@ class CheckedPredictor:
 
 def open_subject(request: ScoringRequest) -> Subject:
     """Return the network that `request.source` is or holds; raises `InputError` or gsto_spec's error."""
-    source = request.source
-    if (source / runfolder.CONFIG).is_file():
+    source = convert.here(request.source)
+    if runfolder.is_run(source):
         return _of_run(request)
     if source.is_dir() and not (source / "graph.json").exists():
         raise InputError(
@@ -144,9 +146,28 @@ def open_subject(request: ScoringRequest) -> Subject:
         )
     model = convert.read_model(source, request.graph, request.reading)
     told = model.card.get("architecture")
-    return Subject(
-        model, str(source), request.architecture or (told if isinstance(told, str) else str(source))
-    )
+    named = request.architecture or (told if isinstance(told, str) else str(request.source))
+    return _as_told(Subject(model, str(request.source), named), source)
+
+
+def _as_told(subject: Subject, source: Path) -> Subject:
+    """Return a saved model with the backend and the settings that its card tells of.
+
+    A backend of one's own, which would run code, is not taken from a file.
+    """
+    card = subject.model.card
+    backend, benchmark, settings = (card.get(key) for key in ("backend", "benchmark", "settings"))
+    known = backend if backend in backends() else None
+    if not isinstance(settings, dict) or not isinstance(benchmark, str):
+        return replace(subject, backend=known)
+    try:
+        values = schema.flatten(settings)
+        resolve_settings(values)
+    except (InputError, RecursionError) as error:
+        note = f"warning: {source / CARD_FILE}: its settings are not those of this version ({error})"
+        model = replace(subject.model, notes=(*subject.model.notes, note))
+        return replace(subject, model=model, backend=known)
+    return replace(subject, benchmark=benchmark, backend=known, values=values)
 
 
 def _of_run(request: ScoringRequest) -> Subject:
@@ -162,6 +183,7 @@ def _of_run(request: ScoringRequest) -> Subject:
             f"{source / runfolder.CONFIG}: not a configuration that this version reads; restore it"
         )
     values = schema.flatten(settings)
+    backend = None if ":" in backend else backend  # Which would run code.
     architecture = str(values.get("architecture.name"))
     if (source / runfolder.MODEL).is_dir():
         path = source / runfolder.MODEL
@@ -170,7 +192,7 @@ def _of_run(request: ScoringRequest) -> Subject:
     saved = checkpoint.newest(folder.checkpoints, notes.append)
     if saved is None:
         raise InputError(f"{source}: this run has no whole checkpoint yet; train it first")
-    graph = Graph.from_json((source / runfolder.GRAPH).read_text(encoding="utf-8"))
+    graph = locate(str(source / runfolder.GRAPH))
     missing = [name for name in graph.parameters if name not in saved.state]
     if missing:
         raise InputError(f"{saved.path}: has no {missing[0]}, which {runfolder.GRAPH} asks for; restore both")

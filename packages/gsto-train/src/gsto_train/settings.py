@@ -1,6 +1,7 @@
 """Everything that can be set about a run; the same keys in benchmark files, in `--set` and in config.json."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,6 +42,9 @@ SEGMENTATION_FILES = ("list", *OFFICIAL)
 KEYPOINTS = ("figures", "keypoints")
 """Kinds of data with the joints of persons or other things; every other kind has labelled pixels."""
 
+FROM_FILES = (*SEGMENTATION_FILES, "keypoints")
+"""Kinds of data that lie in a folder."""
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -75,7 +79,7 @@ class DataSettings:
 
     kind: Literal["scenes", "list", "cityscapes", "lip", "pascal-context", "figures", "keypoints"]
     crop: tuple[int, int] = setting(at_least=1, at_most=LARGEST_SIDE)
-    folder: str | None = setting(None, only=("kind", *SEGMENTATION_FILES, "keypoints"), free=True)
+    folder: str | None = setting(None, only=("kind", *FROM_FILES), free=True)
     train_list: str = setting("train.txt", only=("kind", "list"))
     val_list: str = setting("val.txt", only=("kind", "list"))
     train_split: str = setting("train", only=("kind", *OFFICIAL))
@@ -83,7 +87,7 @@ class DataSettings:
     context_classes: Literal[59, 60] = setting(59, only=("kind", "pascal-context"))
     classes: tuple[str, ...] | None = setting(None, only=("kind", "list"))
     ignore_label: int | None = setting(None, at_least=0, at_most=255, only=("kind", "list"))
-    skip_unreadable: bool = setting(False, only=("kind", *SEGMENTATION_FILES, "keypoints"))
+    skip_unreadable: bool = setting(False, only=("kind", *FROM_FILES))
     scene_size: tuple[int, int] = setting(
         (128, 256), at_least=16, at_most=LARGEST_SIDE, only=("kind", "scenes")
     )
@@ -135,7 +139,7 @@ class TrainSettings:
     keep: the network left at the end: the "last" one, or the "best" of those scored.
     not_finite: a step whose loss or gradient is not finite is to "stop" the run, or to be left out ("skip")
         up to not_finite_limit times.
-    tensorboard: write the losses for TensorBoard too.
+    tensorboard: write the losses for TensorBoard too; report: leave report.html at the end.
     evaluation_batch: pictures predicted at once; threads: that load pictures.
     """
 
@@ -169,6 +173,7 @@ class TrainSettings:
     not_finite: Literal["stop", "skip"] = setting("stop", free=True)
     not_finite_limit: int = setting(10, at_least=0, only=("not_finite", "skip"), free=True)
     tensorboard: bool = setting(False, free=True)
+    report: bool = setting(True, free=True)
     evaluation_batch: int = setting(4, at_least=1, at_most=65536, free=True)
     threads: int = setting(2, at_least=1, at_most=1024, free=True)
 
@@ -319,11 +324,10 @@ def rate_factor(entry: str) -> tuple[str, float]:
 
 def _check_rate_factors(entries: tuple[str, ...]) -> None:
     """Raise `InputError` for an entry that does not read, and for a path with two factors."""
-    paths = [rate_factor(entry)[0] for entry in entries]
-    for path in paths:
-        if paths.count(path) > 1:
+    for path, count in Counter(rate_factor(entry)[0] for entry in entries).items():
+        if count > 1:
             raise InputError(
-                f"setting 'train.rate_factors': expected one factor for {path!r}, found {paths.count(path)}; "
+                f"setting 'train.rate_factors': expected one factor for {path!r}, found {count}; "
                 "keep one of them"
             )
 

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gsto_spec.backend import Batch, Predictor
 from gsto_spec.graph import Graph
 from gsto_spec.objective import Objective
@@ -11,6 +14,10 @@ from gsto_train.report import Report
 
 Scores = Mapping[str, Any]
 """Scores by name, as result.json has them; None where one is undefined."""
+
+
+OnConfusion = Callable[[NDArray[np.int64]], None]
+"""What gets the pixels behind a score, (K, K): rows the truth, columns the prediction."""
 
 
 class TrainingBatch(Protocol):
@@ -88,11 +95,13 @@ class Task(Protocol):
         predictor: Predictor,
         on_scored: Callable[[int], None],
         *,
+        on_confusion: OnConfusion = lambda counts: None,
         processes: Processes = ALONE,
     ) -> dict[str, Any]:
         """Return the scores of the first output, in every process those of all of them.
 
-        `on_scored` hears how many more samples this process has predicted.
+        `on_scored` hears how many more samples this process has predicted, `on_confusion` of the pixels of
+        each class, where there are classes.
         """
 
     def score(self, scores: Scores) -> float | None:

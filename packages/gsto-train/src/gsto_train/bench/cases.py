@@ -15,8 +15,9 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Case:
-    """One thing that every subject does in its own way; `graph` is the network as JSON, "" for `data`.
+    """One thing that every subject does in its own way; `graph` is the network as JSON.
 
+    Of `data` it is "", and `architecture` the benchmark whose crops are read.
     `height`, `width`: of the pictures, or of the crops. Cases that differ in precision alone have the same
     answer.
     """
@@ -52,14 +53,18 @@ class Case:
     def __str__(self) -> str:
         """The case in words."""
         shape = f"{self.batch} x {self.height}x{self.width}"
-        return f"{self.architecture}, {shape}, {self.precision}" if self.graph else f"crops of {shape}"
+        return (
+            f"{self.architecture}, {shape}, {self.precision}"
+            if self.graph
+            else f"{self.architecture}, {shape}"
+        )
 
 
 DEFAULT_SIZE: dict[Job, Size] = {
-    "inference": (512, 1024), "step": (256, 512), "data": (512, 1024), "evaluation": (512, 1024),
-    "growth": (512, 512),
+    "inference": (512, 1024), "step": (256, 512), "evaluation": (512, 1024), "growth": (512, 512),
 }  # fmt: skip
-DEFAULT_BATCH: dict[Job, int] = {"inference": 1, "step": 2, "data": 1, "evaluation": 1, "growth": 1}
+DEFAULT_BATCH: dict[Job, int] = {"inference": 1, "step": 2, "evaluation": 1, "growth": 1}
+"""Of what is not the benchmark's own, as the crops of `data` are."""
 
 GROWTH_SIDES = (256, 384, 512, 768, 1024)
 GROWTH_BATCHES = (1, 2, 4, 8)

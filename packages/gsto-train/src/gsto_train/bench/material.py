@@ -1,11 +1,13 @@
 """What subjects compute on: weights, pictures and labels, functions of a seed."""
 
+import json
 import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -16,11 +18,17 @@ from gsto_spec.ops import BatchNorm, Conv2d
 from gsto_train.data.cityscapes import CLASSES, LABELS, PICTURES, label_ids
 from gsto_train.data.samples import IGNORE_LABEL, Palette, Sample, default_palette
 from gsto_train.data.scenes import GeneratedScenes
+from gsto_train.pose.skeleton import COCO_JOINTS
 from gsto_train.segmentation.evaluation import align_corners
 
 Arrays = dict[str, NDArray[Any]]
 
 CITYSCAPES_SIZE = (1024, 2048)
+COCO_SIZE = (480, 640)
+COCO_PICTURES, COCO_ANNOTATIONS = "images/train2017", "annotations"
+
+_SOFTNESS = 0.8
+"""Standard deviation of a lens, in pixels, under which drawn PNGs are as large as Cityscapes' own, 2.3 MB."""
 
 
 def live_weights(graph: Graph, seed: int = 0) -> Arrays:
@@ -92,7 +100,7 @@ class Pictures:
 
 
 def write_cityscapes(root: Path, count: int, size: tuple[int, int] = CITYSCAPES_SIZE) -> None:
-    """Write scenes as PNGs in the layout of Cityscapes' training split."""
+    """Write scenes as PNGs in the layout of Cityscapes' training split, soft as photographs are."""
     scenes = GeneratedScenes(count, size=size)
     for folder in (PICTURES, LABELS):
         (root / folder / "train" / "scenes").mkdir(parents=True)
@@ -100,5 +108,36 @@ def write_cityscapes(root: Path, count: int, size: tuple[int, int] = CITYSCAPES_
         stem, sample = f"scenes_{index:06}_000019", scenes[index]
         valid = sample.label < len(CLASSES)
         ids = np.where(valid, label_ids(np.where(valid, sample.label, 0)), IGNORE_LABEL).astype(np.uint8)
-        Image.fromarray(sample.image).save(root / PICTURES / "train" / "scenes" / f"{stem}_{PICTURES}.png")
+        image = cv2.GaussianBlur(sample.image, (0, 0), _SOFTNESS)
+        Image.fromarray(image).save(root / PICTURES / "train" / "scenes" / f"{stem}_{PICTURES}.png")
         Image.fromarray(ids).save(root / LABELS / "train" / "scenes" / f"{stem}_{LABELS}_labelIds.png")
+
+
+def write_coco(root: Path, count: int, size: tuple[int, int] = COCO_SIZE, seed: int = 0) -> None:
+    """Write scenes as JPEGs in the layout of COCO's training split, each with the keypoints of one."""
+    scenes, generator = GeneratedScenes(count, size=size), np.random.default_rng(seed)
+    for folder in (COCO_PICTURES, COCO_ANNOTATIONS):
+        (root / folder).mkdir(parents=True)
+    pictures, persons = [], []
+    for index in range(count):
+        name = f"{index:012}.jpg"
+        Image.fromarray(scenes[index].image).save(root / COCO_PICTURES / name, quality=95)
+        pictures.append({"id": index, "file_name": name, "height": size[0], "width": size[1]})
+        persons.append(_person(index, size, generator))
+    category = {"id": 1, "name": "person", "keypoints": list(COCO_JOINTS)}
+    table = {"images": pictures, "annotations": persons, "categories": [category]}
+    (root / COCO_ANNOTATIONS / "person_keypoints_train2017.json").write_text(json.dumps(table))
+
+
+def _person(picture: int, size: tuple[int, int], generator: np.random.Generator) -> dict[str, Any]:
+    """Return an annotation: joints anywhere in a box of a quarter to three quarters of a side."""
+    whole = np.array(size[::-1])
+    extent = whole * generator.uniform(0.25, 0.75, 2)
+    corner = (whole - extent) * generator.random(2)
+    places = corner + extent * generator.random((len(COCO_JOINTS), 2))
+    joints = np.concatenate([places, np.full((len(COCO_JOINTS), 1), 2)], axis=1)
+    return {
+        "id": picture, "image_id": picture, "category_id": 1, "iscrowd": 0, "num_keypoints": len(joints),
+        "bbox": [*corner.tolist(), *extent.tolist()], "area": float(extent.prod()),
+        "keypoints": joints.ravel().tolist(),
+    }  # fmt: skip

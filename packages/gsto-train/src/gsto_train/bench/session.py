@@ -7,21 +7,24 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from gsto_spec.locate import locate
+from gsto_train import benchmarks
 from gsto_train.bench import machine
 from gsto_train.bench.cases import DEFAULT_BATCH, DEFAULT_SIZE, Case, Job, Size, growing
 from gsto_train.bench.ceilings import Ceilings, Probe, ceilings, probes
 from gsto_train.bench.engines import Place
-from gsto_train.bench.material import write_cityscapes
+from gsto_train.bench.material import write_cityscapes, write_coco
 from gsto_train.bench.results import Measurements, rounds
 from gsto_train.bench.rounds import Measured, measure
 from gsto_train.bench.subjects import PLAIN, YARDSTICK, chosen_subjects
-from gsto_train.bench.tasks import DECODER, LOADER, Order
+from gsto_train.bench.tasks import DECODER, LOADER, PERSONS, STREETS, Order
 from gsto_train.data.cityscapes import Cityscapes
 from gsto_train.errors import InputError, nearest
 from gsto_train.resolve import title
+from gsto_train.settings import resolve
 
 ARCHITECTURE = "gsto-hrnet-w18-small-v2"
-WRITTEN_PICTURES = 3
+WRITTEN_STREETS = 3
+WRITTEN_PERSONS = 24  # More than the reader of keypoints keeps in memory.
 
 Note = Callable[[str], None]
 
@@ -78,15 +81,20 @@ class Request:
 
     def cases(self) -> list[Case]:
         """Return every architecture at every precision. Raises what a wrong architecture raises."""
-        size, batch = self.size or DEFAULT_SIZE[self.job], self.batch or DEFAULT_BATCH[self.job]
         if self.job == "data":
-            return [Case("data", "", "", *size, batch)]
+            return [_crops(name, self.size) for name in ((STREETS,) if self.data else (STREETS, PERSONS))]
+        size, batch = self.size or DEFAULT_SIZE[self.job], self.batch or DEFAULT_BATCH[self.job]
         networks = {name: locate(name).to_json() for name in self.architectures or (ARCHITECTURE,)}
         return [
             Case(self.job, title(name), graph, *size, batch, precision)
             for name, graph in networks.items()
             for precision in self.precisions or ("float32",)
         ]
+
+
+def _crops(benchmark: str, size: Size | None) -> Case:
+    own = resolve(benchmarks.load(benchmark).values).data.crop
+    return Case("data", benchmark, "", *(size or own), 1)
 
 
 def run(request: Request, note: Note) -> Measurements:
@@ -161,10 +169,11 @@ def _growth(
 
 
 def _data(request: Request, cases: list[Case], note: Note) -> list[Measured]:
-    readers = _readers(request.only)
-    with _pictures(request.data, note) as folder:
-        place = Place("cpu", "float32", 1)
-        orders = [Order(cases[0], name, place, str(folder)) for name in readers]
+    readers, place = _readers(request.only), Place("cpu", "float32", 1)
+    with _pictures(request.data, note) as folders:
+        orders = [
+            Order(case, name, place, str(folders[case.architecture])) for case in cases for name in readers
+        ]
         return measure(orders, rounds=request.rounds, runs=request.repeats or 1, note=note)
 
 
@@ -179,12 +188,15 @@ def _readers(only: Sequence[str]) -> tuple[str, ...]:
 
 
 @contextmanager
-def _pictures(folder: Path | None, note: Note) -> Iterator[Path]:
+def _pictures(folder: Path | None, note: Note) -> Iterator[dict[str, Path]]:
+    """Yield where the pictures of each benchmark are."""
     if folder is not None:
         Cityscapes(folder, "train")  # Else every process would say what is wrong with it.
-        yield folder
+        yield {STREETS: folder}
         return
     with tempfile.TemporaryDirectory(prefix="gsto-bench-") as temporary:
-        note(f"drawing {WRITTEN_PICTURES} pictures of Cityscapes' size")
-        write_cityscapes(Path(temporary), WRITTEN_PICTURES)
-        yield Path(temporary)
+        folders = {name: Path(temporary) / name for name in (STREETS, PERSONS)}
+        note(f"drawing {WRITTEN_STREETS} pictures of Cityscapes' size and {WRITTEN_PERSONS} of COCO's")
+        write_cityscapes(folders[STREETS], WRITTEN_STREETS)
+        write_coco(folders[PERSONS], WRITTEN_PERSONS)
+        yield folders

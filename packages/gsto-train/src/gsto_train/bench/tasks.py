@@ -1,6 +1,7 @@
 """What is done once and timed: a prediction, a step, a picture scored, a picture read."""
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,15 +21,19 @@ from gsto_train.bench.subjects import Subject
 from gsto_train.data.augment import Augmentation
 from gsto_train.data.cityscapes import Cityscapes
 from gsto_train.data.loader import training_batches
+from gsto_train.pose.loading import pose_batches
+from gsto_train.pose.targets import Codec
+from gsto_train.pose.task import Keypoints, open_part
 from gsto_train.segmentation.evaluation import align_corners, evaluate
 
 LEARNING_RATE = 0.01
 SCORED_PICTURES = 4
-PROTOCOL = "cityscapes"
-"""The benchmark whose augmentation the loader is measured with."""
+HEATMAP_STRIDE = 4
+STREETS, PERSONS = "cityscapes", "coco-keypoints-w32"
+"""The benchmarks whose crops `data` reads: from PNGs of picture and label, and from JPEGs."""
 
 LOADER, DECODER = "loader", "decode"
-"""The subjects of `data`: this package's loader, and cv2's bare decoding of picture and label."""
+"""The subjects of `data`: this package's loader, and cv2's bare decoding of the same files."""
 
 
 @dataclass(frozen=True)
@@ -144,53 +149,91 @@ class Evaluation:
 
 
 class Reading:
-    """Pictures of Cityscapes' size read from PNGs, in one thread; nothing to compare."""
+    """The files of a data set read in one thread; nothing to compare."""
 
-    def __init__(self, order: Order, reader: Callable[[Case, Cityscapes], Callable[[], int]]) -> None:
-        self._read = reader(order.case, Cityscapes(Path(order.folder), "train"))
-        self.items = 1
+    def __init__(self, order: Order, reader: "Callable[[Crops], None]") -> None:
+        makers: Mapping[str, Callable[[Case, Path], Crops]] = {STREETS: StreetCrops, PERSONS: PersonCrops}
+        self._crops = makers[order.case.architecture](order.case, Path(order.folder))
+        self._read, self.items = reader, len(self._crops)
 
     def run(self) -> None:
-        """Read every picture, at every scale where scales matter."""
-        self.items = self._read()
+        """Read every crop, or decode the files that this takes."""
+        self._read(self._crops)
 
     def answer(self) -> dict[str, NDArray[Any]]:
         """Nothing."""
         return {}
 
 
-def _decode(case: Case, dataset: Cityscapes) -> Callable[[], int]:
-    files = [path for pair in dataset.listing.pairs for path in (pair.image, pair.label) if path]
+class Crops(Protocol):
+    """The crops of one run, as many as files are decoded for them."""
+
+    files: list[Path]
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def load(self) -> Iterable[object]:
+        """Yield each, ready for a network, from one thread."""
+
+
+class StreetCrops:
+    """Cityscapes' training crops, of every picture at each of the protocol's scales once."""
+
+    def __init__(self, case: Case, folder: Path) -> None:
+        data = settings.resolve(benchmarks.load(case.architecture).values).data
+        whole = Augmentation((case.height, case.width), data.base_size, data.scales, data.flip)
+        # One by one: all scales weigh alike, whatever a seed would draw.
+        self._augmentations = [replace(whole, scales=(scale,)) for scale in data.scales]
+        self._dataset = Cityscapes(folder, "train")
+        pairs = self._dataset.listing.pairs
+        self.files = [path for pair in pairs for path in (pair.image, pair.label) if path] * len(data.scales)
+
+    def __len__(self) -> int:
+        """Return the number of pictures times that of scales."""
+        return len(self._augmentations) * len(self._dataset)
+
+    def load(self) -> Iterator[object]:
+        """Yield a batch of one crop each time."""
+        for augmentation in self._augmentations:
+            yield from training_batches(
+                self._dataset, augmentation, batch=1, seed=0, start_step=0, total_steps=len(self._dataset),
+                threads=1,
+            )  # fmt: skip
+
+
+class PersonCrops:
+    """COCO's training crops with their heatmaps, of every person once."""
+
+    def __init__(self, case: Case, folder: Path) -> None:
+        crop = {"data.crop": [case.height, case.width], "data.folder": str(folder)}
+        whole = settings.resolve(benchmarks.load(case.architecture).values, crop)
+        self._persons = open_part(whole, "train", skip_unreadable=False)
+        self._task = Keypoints(whole, self._persons, self._persons)
+        heatmap = (case.height // HEATMAP_STRIDE, case.width // HEATMAP_STRIDE)
+        self._codec = Codec(heatmap, HEATMAP_STRIDE, whole.pose.sigma, whole.pose.targets)
+        self.files = sorted((folder / whole.data.train_pictures).iterdir())
+
+    def __len__(self) -> int:
+        """Return the number of persons."""
+        return len(self._persons.persons)
+
+    def load(self) -> Iterable[object]:
+        """Return batches of one crop each."""
+        how = (self._task.cropping, self._codec, self._task.augmentation)
+        return pose_batches(
+            self._persons, *how, batch=1, seed=0, start_step=0, total_steps=len(self), threads=1
+        )
+
+
+def _decode(crops: Crops) -> None:
     cv2.setNumThreads(0)
-
-    def read() -> int:
-        for path in files:
-            assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED) is not None, path
-        return len(dataset)
-
-    return read
+    for path in crops.files:
+        assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED) is not None, path
 
 
-def _load(case: Case, dataset: Cityscapes) -> Callable[[], int]:
-    augmentations = _augmentations((case.height, case.width))
-
-    def read() -> int:
-        for augmentation in augmentations:
-            steps = training_batches(
-                dataset, augmentation, batch=1, seed=0, start_step=0, total_steps=len(dataset), threads=1
-            )
-            for _ in steps:
-                pass
-        return len(augmentations) * len(dataset)
-
-    return read
+def _load(crops: Crops) -> None:
+    deque(crops.load(), maxlen=0)
 
 
 _READERS = {LOADER: _load, DECODER: _decode}
-
-
-def _augmentations(crop: tuple[int, int]) -> list[Augmentation]:
-    """The protocol's augmentation, its scales one by one: all weigh alike, whatever a seed would draw."""
-    data = settings.resolve(benchmarks.load(PROTOCOL).values).data
-    whole = Augmentation(crop, data.base_size, data.scales, data.flip, data.flip_pairs or ())
-    return [replace(whole, scales=(scale,)) for scale in whole.scales]

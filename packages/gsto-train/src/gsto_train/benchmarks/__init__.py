@@ -1,5 +1,7 @@
 """Benchmarks: settings with the record of what they gave, a TOML file each; `scenes` is the default."""
 
+import os
+import re
 import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
@@ -7,9 +9,12 @@ from pathlib import Path
 
 from gsto_train.errors import InputError, nearest, nearest_path
 from gsto_train.schema import Values, flatten, read, setting
-from gsto_train.settings import resolve
+from gsto_train.settings import FROM_FILES, resolve
 
 DEFAULT = "scenes"
+
+VARIABLE = "GSTO_DATA_"
+"""What the environment variables begin with that name folders of data."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +69,34 @@ def load(name: str) -> Benchmark:
     """Return a benchmark by name, or from a file of one's own where `name` ends in .toml.
 
     A file that says `extends = "NAME"` has all settings of that benchmark but those it gives anew; its record
-    is its own. Raises `InputError` for an unknown name, with the nearest one, and for a file that is not a
-    benchmark.
+    is its own. One without a folder of data has that of its `data_variables`. Raises `InputError` for an
+    unknown name, with the nearest one, and for a file that is not a benchmark.
     """
     values, record = _values(name)
+    values |= _folder_of(name, values)
     try:
         resolve(values)
         return Benchmark(Path(name).stem, values, read(Record, record))
     except InputError as error:
         raise InputError(f"benchmark {name}: {error}") from None
+
+
+def data_variables(name: str) -> tuple[str, ...]:
+    """Return the environment variables that may name a benchmark's folder of data; the first one set counts.
+
+    They are made of the name and of its leading parts: GSTO_DATA_LIP_HRNETV2, GSTO_DATA_LIP.
+    """
+    parts = re.findall(r"[A-Z0-9]+", Path(name).stem.upper())
+    return tuple(f"{VARIABLE}{'_'.join(parts[:count])}" for count in range(len(parts), 0, -1))
+
+
+def _folder_of(name: str, values: Values) -> dict[str, object]:
+    """Return the folder that the environment names, for a benchmark that needs one and says none."""
+    if "data.folder" in values or values.get("data.kind") not in FROM_FILES:
+        return {}
+    folders = filter(None, map(os.environ.get, data_variables(name)))
+    folder = next(folders, None)
+    return {} if folder is None else {"data.folder": folder}
 
 
 def _values(name: str, extending: tuple[str, ...] = ()) -> tuple[dict[str, object], dict[str, object]]:
@@ -89,7 +113,10 @@ def _values(name: str, extending: tuple[str, ...] = ()) -> tuple[dict[str, objec
     if not isinstance(base, str) or base in (*extending, name):
         expected = "'extends': expected the name of another benchmark"
         raise InputError(f"benchmark {name}: {expected}, found {base!r}; name one, or leave it out")
-    inherited, _ = _values(base, (*extending, name))
+    try:
+        inherited, _ = _values(base, (*extending, name))
+    except InputError as error:
+        raise InputError(f"benchmark {name}: 'extends': {error}") from None
     return {**inherited, **values}, record
 
 

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast, get_args
 
 import click
 
 from gsto_train.bench.cases import JOBS, Job
 from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, path, run_command
+from gsto_train.commands import completion
 from gsto_train.output import standard_output
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     "architectures",
     metavar="NAME|FILE.json|MODULE:ATTRIBUTE",
     multiple=True,
+    shell_complete=completion.ARCHITECTURES,
     help="The network; repeatable: times are told in multiples of the first.  [gsto-hrnet-w18-small-v2]",
 )
 @click.option("--size", metavar="HxW", help="Of the pictures or crops.  [512x1024; step: 256x512]")
@@ -38,9 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     "precisions",
     metavar="NAME",
     multiple=True,
+    shell_complete=completion.PRECISIONS,
     help="float32, tf32, bfloat16, ...; repeatable.  [float32]",
 )
-@click.option("--device", metavar="auto|cpu|cuda", default="auto", show_default=True)
+@click.option(
+    "--device", metavar="auto|cpu|cuda", default="auto", show_default=True, shell_complete=completion.DEVICES
+)
 @click.option("--threads", type=_AT_LEAST_ONE, help="Processors that a subject may use.  [all]")
 @click.option(
     "--only", metavar="SUBJECT", multiple=True, help="torch-plain, jax-fast, ...; repeatable.  [all]"
@@ -114,12 +119,25 @@ def _request(job: str, size: str | None, data: str | None, given: Mapping[str, A
     from gsto_train.bench import cases
     from gsto_train.bench.session import Request
 
+    for precision in given["precisions"]:
+        _check_precision(precision)
     return Request(
         job=cast(Job, job),
         size=None if size is None else cases.size(size),
         data=None if data is None else path("--data", data),
         **given,
     )
+
+
+def _check_precision(name: str) -> None:
+    from gsto_spec.precision import Precision
+    from gsto_train.errors import InputError, nearest
+
+    known = get_args(Precision)
+    if name not in known:
+        raise InputError(
+            f"--precision: expected one of {', '.join(known)}, found {name!r}{nearest(name, known)}"
+        )
 
 
 def _measure(request: "Request", places: Mapping[str, str | None], as_json: bool) -> int:

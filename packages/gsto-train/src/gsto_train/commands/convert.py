@@ -4,11 +4,12 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 import click
 
 from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, run_command
+from gsto_train.commands.options import FormName, NetworkOptions, network_options
 
 NAME = "gsto-convert"
 
@@ -21,18 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
-@click.option(
-    "--architecture",
-    metavar="NAME|FILE.json|MODULE:ATTRIBUTE",
-    help="The network that a file's tensors belong to; a saved model's folder has its own.",
-)
-@click.option("--classes", type=click.IntRange(min=1), help="Classes or keypoints of --architecture.")
-@click.option("--form", type=click.Choice(["release", "paper"]), help="Reading of its gated parts.")
-@click.option(
-    "--inplace-abn/--no-inplace-abn",
-    default=None,
-    help="Read batch norms' scales as |scale| + eps, as GSTO's authors trained; or as they are.",
-)
+@network_options
 @click.option("--initialize", is_flag=True, help="Initialise whatever of the network IN does not fit.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of what is initialised; 0 if not given.")
 @click.option("--force", is_flag=True, help="Replace OUT where it exists.")
@@ -43,7 +33,7 @@ def command(
     target: Path,
     architecture: str | None,
     classes: int | None,
-    form: Literal["release", "paper"] | None,
+    form: FormName | None,
     inplace_abn: bool | None,
     initialize: bool,
     seed: int | None,
@@ -56,19 +46,16 @@ def command(
     otherwise, initialised or added is printed.
     """
     from gsto_spec import GstoError
-    from gsto_spec.locate import locate
     from gsto_train.convert import ConversionError, Reading, convert
     from gsto_train.errors import InputError
     from gsto_train.interrupts import Interrupted, Interrupts
 
-    if architecture is None and (classes or form):
-        raise click.UsageError("--classes and --form change the network that --architecture names: give it")
+    network = NetworkOptions(architecture, classes, form)
     asked = inplace_abn is not None or initialize or seed is not None
     reading = Reading(inplace_abn, initialize, seed or 0) if asked else None
     try:
         with Interrupts().installed():
-            graph = None if architecture is None else locate(architecture, classes=classes, form=form)
-            report = convert(source, target, graph=graph, reading=reading, force=force)
+            report = convert(source, target, graph=network.graph(), reading=reading, force=force)
     except (InputError, GstoError) as error:
         return fail(NAME, str(error), WRONG_INPUT)
     except ConversionError as error:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NoReturn, Union
 import click
 
 from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, run_command
+from gsto_train.commands import completion
+from gsto_train.commands.options import data_option, set_option
 from gsto_train.output import standard_output
 
 if TYPE_CHECKING:
@@ -35,15 +37,9 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("benchmark", metavar="BENCHMARK|FILE.toml")
-@click.option("--data", metavar="DIR", help="Folder of the pictures and their labels.")
-@click.option(
-    "--set",
-    "assignments",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Change a setting, as in data.train_split=trainval; repeatable.",
-)
+@click.argument("benchmark", metavar="BENCHMARK|FILE.toml", shell_complete=completion.BENCHMARKS)
+@data_option("Folder of the pictures and their labels.")
+@set_option("data.train_split=trainval")
 @click.option(
     "--threads", type=click.IntRange(1, 1024), help="That read pictures; default: one per processor."
 )

@@ -2,11 +2,22 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 import click
 
 from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, out_of_memory, path, run_command
+from gsto_train.commands.options import (
+    FormName,
+    NetworkOptions,
+    backend_option,
+    benchmark_option,
+    data_option,
+    device_option,
+    network_options,
+    precision_option,
+    set_option,
+)
 from gsto_train.output import standard_output
 
 NAME = "gsto-eval"
@@ -19,37 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("source", metavar="RUN|DIRECTORY|CHECKPOINT")
-@click.option(
-    "--backend", metavar="NAME|MODULE:ATTRIBUTE", help="What predicts: torch, jax, ...; default: the run's."
-)
-@click.option(
-    "--benchmark", metavar="NAME|FILE.toml", help="The data and the test procedure; default: the run's own."
-)
-@click.option("--data", metavar="DIR", help="Folder of the pictures.")
-@click.option(
-    "--architecture",
-    metavar="NAME|FILE.json|MODULE:ATTRIBUTE",
-    help="The network that a checkpoint's tensors belong to; a run or directory has its own.",
-)
-@click.option("--classes", type=click.IntRange(min=1), help="Classes or keypoints of --architecture.")
-@click.option("--form", type=click.Choice(["release", "paper"]), help="Reading of its gated parts.")
-@click.option(
-    "--inplace-abn/--no-inplace-abn",
-    default=None,
-    help="Read batch norms' scales as |scale| + eps, as GSTO's authors trained; or as they are.",
-)
-@click.option(
-    "--set",
-    "assignments",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Change a setting, as in evaluation.flip=true; repeatable.",
-)
-@click.option("--device", metavar="auto|cpu|cuda", help="Where to predict.")
-@click.option("--precision", metavar="NAME", help="Arithmetic: float32, tf32 (GPU), float64.")
+@backend_option("What predicts: torch, jax, ...; default: the run's.")
+@benchmark_option("The data and the test procedure; default: the run's own.")
+@data_option("Folder of the pictures.")
+@network_options
+@set_option("evaluation.flip=true")
+@device_option("Where to predict.")
+@precision_option("Arithmetic: float32, tf32 (GPU), float64.")
 @click.option("--output", metavar="DIR", help="New folder for result.json.")
 @click.option(
     "--submit", metavar="DIR", help="New folder for Cityscapes' PNGs of label ids or COCO's results, checked."
+)
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Score nothing: compute digests and golden answer of a saved model again, and compare.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print result.json on standard output.")
 @click.version_option(package_name="gsto-train", message="%(prog)s %(version)s")
@@ -60,47 +55,83 @@ def command(
     data: str | None,
     architecture: str | None,
     classes: int | None,
-    form: Literal["release", "paper"] | None,
+    form: FormName | None,
     inplace_abn: bool | None,
     assignments: tuple[str, ...],
     device: str | None,
     precision: str | None,
     output: str | None,
     submit: str | None,
+    verify: bool,
     as_json: bool,
 ) -> int:
     """Score a trained network: a run's folder, a saved model's, or a published file of weights.
 
-    A run is scored on its own data by its own test procedure unless --benchmark or --set say otherwise.
+    A run is scored on its own data by its own test procedure unless --benchmark or --set say otherwise. A
+    saved model may be one of the hub, by its id owner/name.
     """
-    if architecture is None and (classes or form):
-        raise click.UsageError("--classes and --form change the network that --architecture names: give it")
+    if verify:
+        others = (benchmark, data, architecture, classes, form, inplace_abn, output, submit)
+        if assignments or any(option is not None for option in others):
+            raise click.UsageError("--verify goes with --backend, --device, --precision and --json alone")
+        return _verify(source, backend, device, precision, as_json)
+    network = NetworkOptions(architecture, classes, form, inplace_abn)
     shortcuts = {"data.folder": data, "train.device": device, "train.precision": precision}
     paths = {"source": source, "output": output, "submit": submit}
-    network = (architecture, classes, form, inplace_abn)
     return _score(paths, backend, benchmark, network, assignments, shortcuts, as_json)
+
+
+def _verify(
+    source: str, backend: str | None, device: str | None, precision: str | None, as_json: bool
+) -> int:
+    from gsto_spec import GstoError
+    from gsto_train.errors import InputError
+    from gsto_train.interrupts import Interrupted, Interrupts
+    from gsto_train.verifying import VerificationError, summary, verify
+
+    try:
+        with Interrupts().installed():
+            result = verify(path("source", source), backend=backend, device=device, precision=precision)
+            with standard_output():
+                click.echo(json.dumps(result, indent=1) if as_json else summary(result))
+    except (InputError, GstoError) as error:
+        return fail(NAME, str(error), WRONG_INPUT)
+    except VerificationError as error:
+        if as_json:
+            with standard_output():
+                click.echo(json.dumps(error.result, indent=1))
+        return fail(NAME, str(error), FAILED)
+    except Interrupted as interrupted:
+        return fail(NAME, "interrupted; run the same command again", interrupted.status)
+    except OSError as error:
+        return fail(NAME, f"{error.filename}: {error.strerror}; mend that, try again", FAILED)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return fail(
+            NAME, f"out of memory: {str(error) or 'none is left'}; verify on a larger machine", FAILED
+        )
+    return DONE
 
 
 def _score(
     paths: Mapping[str, str | None],
     backend: str | None,
     benchmark: str | None,
-    network: tuple[str | None, int | None, Literal["release", "paper"] | None, bool | None],
+    network: NetworkOptions,
     assignments: Sequence[str],
     shortcuts: Mapping[str, str | None],
     as_json: bool,
 ) -> int:
     from gsto_spec import GstoError
-    from gsto_spec.locate import locate
-    from gsto_train.convert import Reading
     from gsto_train.errors import InputError
+    from gsto_train.finite import NotFiniteError
     from gsto_train.interrupts import Interrupted, Interrupts
     from gsto_train.report import Report
     from gsto_train.schema import assignment
     from gsto_train.scoring import ScoringRequest, score
     from gsto_train.submission import SubmissionError
 
-    architecture, classes, form, inplace_abn = network
     try:
         with Interrupts().installed():
             places = {option: path(option, text) for option, text in paths.items() if text is not None}
@@ -108,9 +139,9 @@ def _score(
             request = ScoringRequest(
                 backend=backend,
                 benchmark=benchmark,
-                graph=None if architecture is None else locate(architecture, classes=classes, form=form),
-                architecture=architecture,
-                reading=None if inplace_abn is None else Reading(inplace_abn),
+                graph=network.graph(),
+                architecture=network.architecture,
+                reading=network.reading(),
                 overrides={**dict(map(assignment, assignments)), **given},
                 **places,
             )
@@ -120,6 +151,8 @@ def _score(
                     click.echo(json.dumps(result, indent=1, ensure_ascii=False))
     except (InputError, GstoError) as error:
         return fail(NAME, str(error), WRONG_INPUT)
+    except NotFiniteError as error:
+        return fail(NAME, f"{paths['source']}: {error}", FAILED)
     except SubmissionError as error:
         return fail(NAME, f"{error}; nothing was submitted, run the same command again", FAILED)
     except Interrupted as interrupted:

@@ -10,7 +10,7 @@ from gsto_spec.backend import backends
 from gsto_train import benchmarks
 from gsto_train.output import standard_output
 from gsto_train.schema import describe
-from gsto_train.settings import Settings
+from gsto_train.settings import FROM_FILES, Settings
 
 
 def show(*, as_json: bool) -> None:
@@ -30,6 +30,11 @@ def _listed() -> dict[str, dict[str, str]]:
     return {
         "benchmarks": {name: _recorded(name) for name in benchmarks.names()},
         "architectures": dict.fromkeys(gsto_spec.architectures(), ""),
+        "folders of data (--data DIR, or an environment variable)": {
+            name: " or ".join(benchmarks.data_variables(name))
+            for name in benchmarks.names()
+            if benchmarks.load(name).values["data.kind"] in FROM_FILES
+        },
         "backends": dict.fromkeys(backends(), ""),
         "settings (--set KEY=VALUE)": {
             key: expected if default is ... else f"{expected}; default {json.dumps(default)}"

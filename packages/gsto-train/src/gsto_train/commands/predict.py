@@ -4,11 +4,24 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, out_of_memory, path, run_command
+from gsto_train.commands import completion
+from gsto_train.commands.options import (
+    FormName,
+    NetworkOptions,
+    backend_option,
+    benchmark_option,
+    data_option,
+    device_option,
+    network_options,
+    precision_option,
+    set_option,
+)
 from gsto_train.output import standard_output
 
 if TYPE_CHECKING:
@@ -44,9 +57,7 @@ class _Share(click.FloatRange):
     help="New folder for all that is written; default: predictions, predictions-2, ...",
 )
 @click.option("--force", is_flag=True, help="Replace files in --output.")
-@click.option(
-    "--backend", metavar="NAME|MODULE:ATTRIBUTE", help="What predicts: torch, jax, ...; default: the run's."
-)
+@backend_option("What predicts: torch, jax, ...; default: the run's.")
 @click.option(
     "--boxes", metavar="FILE.json", help="Where persons are, in COCO's formats; default: the whole picture."
 )
@@ -62,7 +73,20 @@ class _Share(click.FloatRange):
     is_flag=True,
     help="Draw every branch's mean feature map, every gate, and a strip to compare.",
 )
-@click.option("--baseline", metavar="RUN|DIRECTORY", help="A second network, drawn beside it by --explain.")
+@click.option(
+    "--baseline",
+    metavar="RUN|DIRECTORY|CHECKPOINT",
+    help="A second network of the same labels, drawn beside it by --explain.",
+)
+@click.option(
+    "--baseline-architecture", metavar="NAME|FILE.json|MODULE:ATTRIBUTE",
+    shell_complete=completion.ARCHITECTURES, help="The network that a baseline's checkpoint belongs to.",
+)  # fmt: skip
+@click.option(
+    "--baseline-inplace-abn/--no-baseline-inplace-abn",
+    default=None,
+    help="How its scales are read, as --inplace-abn says it of --model.",
+)
 @click.option(
     "--format", "figure_format", type=click.Choice(["png", "pdf", "svg"]), default="png", show_default=True,
     help="Of the figures that --explain draws.",
@@ -70,29 +94,12 @@ class _Share(click.FloatRange):
 @click.option(
     "--opacity", type=_Share(0, 1), default=0.55, show_default=True, help="Of the classes' colours."
 )
-@click.option("--benchmark", metavar="NAME|FILE.toml", help="The test procedure; default: the model's own.")
-@click.option("--data", metavar="DIR", help="Folder of the data that --samples and class names come from.")
-@click.option(
-    "--architecture",
-    metavar="NAME|FILE.json|MODULE:ATTRIBUTE",
-    help="The network that a checkpoint's tensors belong to; a run or directory has its own.",
-)
-@click.option("--classes", type=click.IntRange(min=1), help="Classes or keypoints of --architecture.")
-@click.option("--form", type=click.Choice(["release", "paper"]), help="Reading of its gated parts.")
-@click.option(
-    "--inplace-abn/--no-inplace-abn",
-    default=None,
-    help="Read batch norms' scales as |scale| + eps, as GSTO's authors trained; or as they are.",
-)
-@click.option(
-    "--set",
-    "assignments",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Change a setting, as in evaluation.flip=true; repeatable.",
-)
-@click.option("--device", metavar="auto|cpu|cuda", help="Where to predict.")
-@click.option("--precision", metavar="NAME", help="Arithmetic: float32, tf32 (GPU), float64.")
+@benchmark_option("The test procedure; default: the model's own.")
+@data_option("Folder of the data that --samples and class names come from.")
+@network_options
+@set_option("evaluation.flip=true")
+@device_option("Where to predict.")
+@precision_option("Arithmetic: float32, tf32 (GPU), float64.")
 @click.option("--json", "as_json", is_flag=True, help="Print predictions.json on standard output.")
 @click.version_option(package_name="gsto-train", message="%(prog)s %(version)s")
 def command(**options: Any) -> int:
@@ -108,10 +115,13 @@ def command(**options: Any) -> int:
         raise click.UsageError("--samples N takes the model's own pictures: leave the others out")
     if given.samples is not None and (given.boxes or given.truth):
         raise click.UsageError("--samples N have their own boxes and truth: leave --boxes and --truth out")
-    if given.architecture is None and (given.classes or given.form):
-        raise click.UsageError("--classes and --form change the network that --architecture names: give it")
     if given.baseline and not given.explain:
         raise click.UsageError("--baseline is drawn by --explain: give both")
+    if given.baseline is None and (given.baseline_architecture or given.baseline_inplace_abn is not None):
+        raise click.UsageError(
+            "--baseline-architecture and --baseline-inplace-abn go with --baseline: give it"
+        )
+    given.network()  # Refused before anything is read.
     return _predict(given)
 
 
@@ -129,23 +139,30 @@ class Options:
     truth: str | None
     explain: bool
     baseline: str | None
+    baseline_architecture: str | None
+    baseline_inplace_abn: bool | None
     figure_format: str
     opacity: float
     benchmark: str | None
     data: str | None
     architecture: str | None
     classes: int | None
-    form: Literal["release", "paper"] | None
+    form: FormName | None
     inplace_abn: bool | None
     assignments: tuple[str, ...]
     device: str | None
     precision: str | None
     as_json: bool
 
+    def network(self) -> NetworkOptions:
+        """What --model is, where it is a file of tensors."""
+        return NetworkOptions(self.architecture, self.classes, self.form, self.inplace_abn)
+
 
 def _predict(given: Options) -> int:
     from gsto_spec import GstoError
     from gsto_train.errors import InputError
+    from gsto_train.finite import NotFiniteError
     from gsto_train.interrupts import Interrupted, Interrupts
     from gsto_train.report import Report
 
@@ -158,6 +175,8 @@ def _predict(given: Options) -> int:
                     click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
     except (InputError, GstoError) as error:
         return fail(NAME, str(error), WRONG_INPUT)
+    except NotFiniteError as error:
+        return fail(NAME, str(error), FAILED)
     except Interrupted as interrupted:
         return fail(NAME, "interrupted; what was written stays, run the same command again with --force",
                     interrupted.status)  # fmt: skip
@@ -184,7 +203,7 @@ def _run(given: Options, report: "Report") -> dict[str, Any]:
 
     named = sources.find(given.pictures)
     boxes = None if given.boxes is None else read_boxes(path("--boxes", given.boxes))
-    network = _network(given, given.model, report)
+    network = _network(given, path("--model", given.model), given.network(), report)
     if boxes is not None and not network.poses:
         raise click.UsageError("--boxes are where joints are found, and this network finds classes")
     baseline = _baseline(given, network, report)
@@ -216,23 +235,18 @@ def _explanation(
     return Explanation(network, looks, baseline, given.figure_format)
 
 
-def _network(given: Options, source: str, report: "Report") -> "Network":
-    from gsto_spec.locate import locate
-    from gsto_train.convert import Reading
+def _network(given: Options, source: Path, options: NetworkOptions, report: "Report") -> "Network":
     from gsto_train.look.network import open_network
     from gsto_train.scoring import ScoringRequest
 
-    architecture = given.architecture
     network = open_network(
         ScoringRequest(
-            source=path("--model", source),
+            source=source,
             backend=given.backend,
             benchmark=given.benchmark,
-            graph=None
-            if architecture is None
-            else locate(architecture, classes=given.classes, form=given.form),
-            architecture=architecture,
-            reading=None if given.inplace_abn is None else Reading(given.inplace_abn),
+            graph=options.graph(),
+            architecture=options.architecture,
+            reading=options.reading(),
             overrides=_overrides(given),
         )
     )
@@ -245,18 +259,27 @@ def _baseline(given: Options, network: "Network", report: "Report") -> "Network 
     """Return the second network, which must find the same labels; raises `InputError`."""
     from dataclasses import replace
 
+    from gsto_train import benchmarks
+    from gsto_train.data.classes import class_names
     from gsto_train.errors import InputError
 
     if given.baseline is None:
         return None
-    alone = replace(given, architecture=None, classes=None, form=None, inplace_abn=None)
-    found = _network(replace(alone, backend=given.backend or network.backend.name), given.baseline, report)
-    if found.labels != network.labels:
+    architecture = given.baseline_architecture
+    classes = len(network.labels) if architecture else None
+    options = NetworkOptions(architecture, classes, inplace_abn=given.baseline_inplace_abn)
+    known = network.benchmark if architecture and network.benchmark in benchmarks.names() else None
+    like_the_model = replace(
+        given, backend=given.backend or network.backend.name, benchmark=given.benchmark or known
+    )
+    found = _network(like_the_model, path("--baseline", given.baseline), options, report)
+    unnamed = class_names(len(network.labels))  # A file of tensors has no names.
+    if len(found.labels) != len(network.labels) or len({found.labels, network.labels, unnamed}) > 2:
         raise InputError(
             f"--baseline {given.baseline}: expected a network of the same {len(network.labels)} labels as "
             f"--model, found {len(found.labels)} others; give one that was trained on the same data"
         )
-    return found
+    return replace(found, labels=network.labels, palette=network.palette)
 
 
 def _overrides(given: Options) -> Mapping[str, object]:

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 import click
 
 from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, out_of_memory, path, run_command
+from gsto_train.commands import completion
+from gsto_train.commands.options import backend_option, device_option
 from gsto_train.output import standard_output
 
 NAME = "gsto-report"
@@ -19,24 +21,26 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, shell_complete=completion.FOLDERS)
 @click.option(
     "--output",
     metavar="FILE.html",
     help="Default: report.html in the run's folder, comparison.html here for several.",
 )
-@click.option("--force", is_flag=True, help="Replace a report that is there.")
+@click.option(
+    "--force", is_flag=True, help="Replace a file that is there; a run's own report.html always is."
+)
 @click.option(
     "--samples", type=click.IntRange(min=0), default=6, show_default=True,
     help="Validation pictures to show with their predictions; 0: nothing is predicted.",
 )  # fmt: skip
 @click.option(
     "--pictures", type=click.IntRange(min=1), default=50, show_default=True,
-    help="Validation pictures that the confusion matrix counts at most.",
+    help="Validation pictures that the confusion matrix counts at most, of a run that kept none.",
 )  # fmt: skip
-@click.option("--backend", metavar="NAME|MODULE:ATTRIBUTE", help="What predicts; default: the run's.")
+@backend_option("What predicts; default: the run's.")
 @click.option("--data", metavar="DIR", help="Folder of the data, where it is not where it was.")
-@click.option("--device", metavar="auto|cpu|cuda", help="Where to predict.")
+@device_option("Where to predict.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report's name and the scores.")
 @click.version_option(package_name="gsto-train", message="%(prog)s %(version)s")
 def command(
@@ -84,7 +88,10 @@ def _report(
                 folders, target, report, samples=counts[0], pictures=counts[1],
                 overrides=overrides, backend=backend,
             )  # fmt: skip
-            _tell(target, records, report, as_json)
+            damage = [line for record in records for line in record.damage]
+            for line in damage:
+                report.note(f"damaged: {line}")
+            _tell(target, records, damage, report, as_json)
     except (InputError, GstoError) as error:
         return fail(NAME, str(error), WRONG_INPUT)
     except Interrupted as interrupted:
@@ -96,11 +103,17 @@ def _report(
             raise
         told = str(error) or "none is left"
         return fail(NAME, f"out of memory: {told}; --samples 0 predicts nothing", FAILED)
+    if damage:
+        told = "1 file is" if len(damage) == 1 else f"{len(damage)} files are"
+        return fail(NAME, f"{told} damaged, named above; {target} has all the rest", FAILED)
     return DONE
 
 
 def _target(folders: Sequence[Path], output: str | None, force: bool) -> Path:
-    """Return where the report goes; raises `InputError` where there is something, unless `force`."""
+    """Return where the report goes; raises `InputError` where there is something, unless `force`.
+
+    A run's own report is there from the run's end, and is replaced.
+    """
     from gsto_train.errors import InputError, nearest_path
     from gsto_train.look.reporting import COMPARISON, REPORT
 
@@ -108,17 +121,19 @@ def _target(folders: Sequence[Path], output: str | None, force: bool) -> Path:
     target = own if output is None else path("--output", output)
     if folders[0].is_dir() and not target.absolute().parent.is_dir():
         raise InputError(f"{target.parent}: no such folder{nearest_path(target.parent)}; make it first")
-    if target.is_dir() or (target.exists() and not force):
+    replaces = force or (output is None and len(folders) == 1)
+    if target.is_dir() or (target.exists() and not replaces):
         mend = "give another --output" + ("" if target.is_dir() else ", or replace it with --force")
         raise InputError(f"{target}: is there already; {mend}")
     return target
 
 
-def _tell(target: Path, records: Sequence[Any], report: Any, as_json: bool) -> None:
+def _tell(target: Path, records: Sequence[Any], damage: Sequence[str], report: Any, as_json: bool) -> None:
     if not as_json:
         report.say(f"the report is {target}")
         return
-    told = {"report": str(target), "runs": {str(record.path): record.scores for record in records}}
+    scores = {str(record.path): record.scores for record in records}
+    told = {"report": str(target), "runs": scores, "damaged": damage}
     with standard_output():
         click.echo(json.dumps(told, indent=1, ensure_ascii=False))
 

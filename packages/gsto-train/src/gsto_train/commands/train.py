@@ -1,16 +1,28 @@
 """The command `gsto-train`; it imports nothing heavy before it is asked to do something."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, out_of_memory, path, run_command
+from gsto_train.commands import completion
+from gsto_train.commands.options import (
+    architecture_option,
+    backend_option,
+    benchmark_option,
+    data_option,
+    device_option,
+    precision_option,
+    set_option,
+)
 from gsto_train.output import OutputError, standard_output
 
 if TYPE_CHECKING:
-    from gsto_train.run.job import Job
+    from gsto_train.report import Report
+    from gsto_train.run.job import Job, Request
 
 NAME = "gsto-train"
 
@@ -21,33 +33,23 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@backend_option("What trains: torch, jax, another that is installed, or your own.")
+@benchmark_option("Settings to start from; default: scenes, which are generated.")
+@architecture_option("The network; default: the benchmark's.")
+@data_option("Folder of the pictures and their lists.")
 @click.option(
-    "--backend",
-    metavar="NAME|MODULE:ATTRIBUTE",
-    help="What trains: torch, jax, another that is installed, or your own.",
-)
-@click.option(
-    "--benchmark",
-    metavar="NAME|FILE.toml",
-    help="Settings to start from; default: scenes, which are generated.",
-)
-@click.option(
-    "--architecture", metavar="NAME|FILE.json|MODULE:ATTRIBUTE", help="The network; default: the benchmark's."
-)
-@click.option("--data", metavar="DIR", help="Folder of the pictures and their lists.")
-@click.option("--output", metavar="DIR", help="Run folder; default: a new one in runs/.")
-@click.option(
-    "--set",
-    "assignments",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Change a setting, as in train.batch=4; repeatable.",
-)
+    "--output", metavar="DIR", help="Run folder; default: a new one in runs/.",
+    shell_complete=completion.FOLDERS,
+)  # fmt: skip
+@set_option("train.batch=4")
 @click.option("--resume", is_flag=True, help="Go on with the run in --output from its last whole checkpoint.")
-@click.option("--device", metavar="auto|cpu|cuda", help="Where to train.")
 @click.option(
-    "--precision", metavar="NAME", help="Arithmetic: float32, tf32 (GPU), bfloat16, float16, float64."
+    "--dry-run",
+    is_flag=True,
+    help="Resolve the settings, check data, memory and output, say what would run, and write nothing.",
 )
+@device_option("Where to train.")
+@precision_option("Arithmetic: float32, tf32 (GPU), bfloat16, float16, float64.")
 @click.option(
     "--json",
     "as_json",
@@ -66,6 +68,7 @@ def command(
     output: str | None,
     assignments: tuple[str, ...],
     resume: bool,
+    dry_run: bool,
     device: str | None,
     precision: str | None,
     as_json: bool,
@@ -88,14 +91,14 @@ def command(
         "train.device": device,
         "train.precision": precision,
     }
-    return _train(backend, benchmark, output, resume, assignments, shortcuts, as_json)
+    return _train(backend, benchmark, output, (resume, dry_run), assignments, shortcuts, as_json)
 
 
 def _train(
     backend: str,
     benchmark: str | None,
     output: str | None,
-    resume: bool,
+    how: tuple[bool, bool],
     assignments: Sequence[str],
     shortcuts: Mapping[str, str | None],
     as_json: bool,
@@ -117,12 +120,19 @@ def _train(
             given = {key: value for key, value in shortcuts.items() if value is not None}
             overrides = {**dict(map(assignment, assignments)), **given}
             folder = path("--output", output) if output else None
-            job = prepare(Request(backend, benchmark, overrides, folder, resume))
+            resume, only_checked = how
+            request = Request(backend, benchmark, overrides, folder, resume)
+            if only_checked:
+                return _dry_run(request, as_json)
+            job = prepare(request)
             first = job.processes.first
-            result = run(job, Report(json=as_json, silent=not first), interrupts)
+            report = Report(json=as_json, silent=not first)
+            result = run(job, report, interrupts)
             if as_json and first:
                 with standard_output():
                     click.echo(json.dumps(result, indent=1, ensure_ascii=False))
+            if first and job.settings.train.report:
+                return _report_on(job, report)
     except (InputError, GstoError) as error:
         return fail(NAME, str(error), WRONG_INPUT)
     except TrainingError as error:
@@ -147,6 +157,40 @@ def _train(
         if not out_of_memory(error):
             raise
         return fail(NAME, f"out of memory: {str(error) or 'none is left'}; {_how_to_need_less(job)}", FAILED)
+    return DONE
+
+
+def _dry_run(request: "Request", as_json: bool) -> int:
+    from gsto_train.report import Report
+    from gsto_train.run.dry_run import dry_run
+    from gsto_train.run.job import resolved
+
+    job = resolved(request)
+    first = job.processes.first
+    told = dry_run(job, Report(json=as_json, silent=not first))
+    if as_json and first:
+        with standard_output():
+            click.echo(json.dumps(told, indent=1, ensure_ascii=False))
+    return DONE
+
+
+def _report_on(job: "Job", report: "Report") -> int:
+    """Leave report.html and return the exit status; the run is complete whatever becomes of its report."""
+    from gsto_train.interrupts import Interrupted
+    from gsto_train.look.reporting import REPORT, SAMPLES, write_report
+
+    folder = job.folder.path
+    later = f"the run is complete; its report is written by: {shlex.join(['gsto-report', str(folder)])}"
+    # Of several processes this one is alone by now, and could wait for the others in a prediction.
+    samples = SAMPLES if job.processes.count == 1 else 0
+    try:
+        write_report([folder], folder / REPORT, report, samples=samples, backend=job.backend_name)
+    except Interrupted as interrupted:
+        return fail(NAME, f"interrupted; {later}", interrupted.status)
+    except Exception as error:  # A full disk, memory that is gone, a backend's own.
+        report.note(f"warning: no {REPORT}: {' '.join(str(error).split()) or type(error).__name__}; {later}")
+        return DONE
+    report.say(f"the report is {folder / REPORT}")
     return DONE
 
 

@@ -97,7 +97,7 @@ def shared_pictures(training: Dataset, validation: Dataset) -> tuple[Finding, ..
     shared = [pair.image for pair in validation.listing.pairs if pair.image in trained]
     if not shared:
         return ()
-    text = f"{shared[0]}: it and {len(shared) - 1} more of the val split are in the train split too"
+    text = f"{shared[0]}: in the train split and in the val split, {len(shared)} of {len(validation)} in all"
     return (Finding("odd", f"{text}; a score on them says little, choose other splits"),)
 
 

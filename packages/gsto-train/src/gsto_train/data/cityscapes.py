@@ -5,8 +5,10 @@ the fly, so that no folder of converted labels is needed.
 """
 
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -122,7 +124,7 @@ class Cityscapes(LabelledFiles):
     def inspect(self, index: int) -> tuple[Finding, ...]:
         """Compare the files of instances and of train ids, where there are any, with that of label ids."""
         label = self.listing.pairs[index].label
-        if label is None or not _sibling(label, "labelIds").is_file():
+        if label is None or not isfile(_sibling(label, "labelIds")):
             return ()
         ids = read_label_ids(_sibling(label, "labelIds"))
         return (*_train_id_findings(label, ids), *_instance_findings(label, ids))
@@ -156,7 +158,7 @@ def read_instance_ids(path: Path) -> NDArray[np.int32]:
 def _read(path: Path) -> NDArray[np.uint8]:
     if path.name.endswith("labelTrainIds.png"):
         return read_label(path, classes=len(CLASSES), ignore_label=None)
-    return train_ids(read_label_ids(path))
+    return np.asarray(cv2.LUT(read_label_ids(path), _TRAIN_IDS), np.uint8)  # A fifth of the time of indexing.
 
 
 def _listing(root: Path, split: str) -> Listing:
@@ -192,7 +194,7 @@ def _from_tree(root: Path, split: str) -> Listing:
 def _label_file(labels: Path, stem: str) -> Path:
     path = labels / stem.partition("_")[0] / f"{stem}_{LABELS}_labelIds.png"
     converted = _sibling(path, "labelTrainIds")
-    return converted if not path.is_file() and converted.is_file() else path
+    return converted if not isfile(path) and isfile(converted) else path
 
 
 def _without_picture(labels: Path, stems: dict[str, Path]) -> Listing:
@@ -209,7 +211,7 @@ def _sibling(label: Path, kind: str) -> Path:
 
 def _train_id_findings(label: Path, ids: NDArray[np.uint8]) -> list[Finding]:
     path = _sibling(label, "labelTrainIds")
-    if not path.is_file():
+    if not isfile(path):
         return []
     try:
         converted = read_label(path, classes=len(CLASSES), ignore_label=None)
@@ -224,7 +226,7 @@ def _train_id_findings(label: Path, ids: NDArray[np.uint8]) -> list[Finding]:
 
 def _instance_findings(label: Path, ids: NDArray[np.uint8]) -> list[Finding]:
     path = _sibling(label, "instanceIds")
-    if not path.is_file():
+    if not isfile(path):
         return []
     try:
         instances = read_instance_ids(path)

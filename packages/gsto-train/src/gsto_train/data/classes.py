@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gsto_train.data.samples import MAX_CLASSES, Palette, default_palette
+from gsto_train.data.samples import IGNORE_LABEL, MAX_CLASSES, Palette, default_palette
 from gsto_train.errors import InputError, is_text, nearest, nearest_path
+from gsto_train.files import read_text
 
 CLASSES_FILE = "classes.json"
 
 _KEYS = ("classes", "num_classes", "ignore_index", "palette")
+_LARGEST_VALUE = 65535  # Of a label file of 16 bits.
+_COLOURS_OF_PNG = 256
 _DESCRIPTIVE_KEYS = frozenset({"name", "ignore_name", "size_wh", "stats", "jpeg"})
 
 
@@ -36,13 +39,13 @@ def read_classes(root: str | Path) -> ClassTable:
     table = _read_object(path)
     _check_keys(path, table)
     names = _names(path, table)
-    return ClassTable(names, _palette(path, table, len(names)), _ignore_label(path, table))
+    return ClassTable(names, _palette(path, table, len(names)), _ignore_label(path, table, names))
 
 
 def class_names(classes: Sequence[str] | int) -> tuple[str, ...]:
     """Return the names given, or "class 0", "class 1", ... for a number.
 
-    Raises InputError for none, more than 8-bit labels hold, and a name that comes twice or is no text.
+    Raises InputError for none, more than 8-bit labels hold, and a name that comes twice, is empty or no text.
     """
     count = classes if isinstance(classes, int) else len(classes)
     if not 1 <= count <= MAX_CLASSES:
@@ -62,6 +65,31 @@ def _check_names(names: Sequence[str]) -> None:
             )
         if not is_text(name):
             raise InputError(f"classes: expected names in UTF-8, found {name!a}; rename it")
+        if not name.strip():
+            raise InputError(f"classes: expected a name for class {index}, found {name!r}; name it")
+
+
+def check_ignore_label(label: int | None, names: Sequence[str]) -> None:
+    """Raise InputError where an ignore label is a class, or no value that a label file holds."""
+    if label is None:
+        return
+    if not 0 <= label <= _LARGEST_VALUE:
+        raise InputError(
+            f"ignore label: expected a value of label files, 0..{_LARGEST_VALUE}, found {label}; "
+            f"give the one that stands for no class, such as {IGNORE_LABEL}"
+        )
+    if label < len(names):
+        raise InputError(
+            f"ignore label: expected a value that is no class, found {label}, which is {names[label]!r}; "
+            f"give another value, such as {IGNORE_LABEL}, or leave the class out of the list and count anew"
+        )
+
+
+def as_palette(value: object) -> Palette | None:
+    """Return a list of colours [R, G, B], each 0..255, as a palette; None for anything else."""
+    if not isinstance(value, list) or not _is_list_of(value, list) or not all(map(_is_colour, value)):
+        return None
+    return tuple((red, green, blue) for red, green, blue in value)
 
 
 def existing_folder(root: str | Path) -> Path:
@@ -76,7 +104,7 @@ def existing_folder(root: str | Path) -> Path:
 
 def _read_object(path: Path) -> Mapping[str, Any]:
     try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"))
+        table = json.loads(read_text(path))
     except FileNotFoundError:
         mend = "write one, or give the names or the number of classes"
         raise InputError(f"{path}: no such file; {mend}") from None
@@ -108,13 +136,15 @@ def _names(path: Path, table: Mapping[str, Any]) -> tuple[str, ...]:
         raise InputError(f"{path}: {error}") from None
 
 
-def _ignore_label(path: Path, table: Mapping[str, Any]) -> int | None:
+def _ignore_label(path: Path, table: Mapping[str, Any], names: Sequence[str]) -> int | None:
     label = table.get("ignore_index")
-    if label is None:
-        return None
-    if isinstance(label, int) and _is_integer(label):
-        return label
-    raise InputError(f'{path}: expected "ignore_index" to be an integer or null, found {label!r}')
+    if label is not None and not (isinstance(label, int) and _is_integer(label)):
+        raise InputError(f'{path}: expected "ignore_index" to be an integer or null, found {label!r}')
+    try:
+        check_ignore_label(label, names)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return label
 
 
 def _palette(path: Path, table: Mapping[str, Any], classes: int) -> Palette:
@@ -123,6 +153,11 @@ def _palette(path: Path, table: Mapping[str, Any], classes: int) -> Palette:
         return default_palette(classes)
     if not _is_list_of(colours, list) or not all(map(_is_colour, colours)) or len(colours) < classes:
         raise InputError(f'{path}: expected "palette" to hold {classes} colours [R, G, B], each 0..255')
+    if len(colours) not in (classes, classes + 1, _COLOURS_OF_PNG):
+        raise InputError(
+            f'{path}: expected "palette" to hold {classes} colours, one per class, and perhaps one of '
+            f"what is ignored, found {len(colours)}; leave out the others"
+        )
     return tuple((red, green, blue) for red, green, blue in colours[:classes])
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from gsto_train.data.findings import Finding, error_of
 from gsto_train.data.pictures import read_image
 from gsto_train.data.samples import IGNORE_LABEL, Palette, Sample
 from gsto_train.errors import InputError, nearest_path
+from gsto_train.files import read_text
 
 _HINTS = 3
 """How many missing files are looked for under a similar name: each look lists a folder."""
@@ -100,7 +102,7 @@ def existing(pairs: Iterable[Pair]) -> Listing:
     """Return the pairs of which all files are there, and a finding for each file that is not."""
     found, missing = list[Pair](), list[Finding]()
     for pair in pairs:
-        absent = [path for path in (pair.image, pair.label) if path is not None and not path.is_file()]
+        absent = [path for path in (pair.image, pair.label) if path is not None and not isfile(path)]
         missing.extend(_missing(path, hint=len(missing) < _HINTS) for path in absent)
         if not absent:
             found.append(pair)
@@ -127,7 +129,7 @@ def list_lines(path: Path) -> list[tuple[int, str]]:
     Raises InputError where there is no such text file or nothing in it.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except FileNotFoundError:
         raise InputError(f"{path}: no such list of pictures{nearest_path(path)}; check its name") from None
     except (OSError, UnicodeDecodeError) as error:

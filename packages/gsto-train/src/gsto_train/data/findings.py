@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gsto_spec.errors import printable
 from gsto_train.errors import InputError
 
 _SHOWN = 3
@@ -20,6 +21,9 @@ class Finding:
 
     kind: Literal["missing", "broken", "odd"]
     text: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", printable(self.text))
 
 
 def problems(findings: Iterable[Finding]) -> int:

@@ -6,6 +6,7 @@ of JPPNet (`/images/ID.jpg /labels/ID.png /labels_rev/ID.png`, relative to the d
 """
 
 from dataclasses import replace
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ class Lip(LabelledFiles):
     def _reversed_label(self, index: int) -> Path | None:
         label = self.listing.pairs[index].label
         path = self._reversed.get(label) if label else None
-        return path if path is not None and path.is_file() else None
+        return path if path is not None and isfile(path) else None
 
     def _from_list(self, path: Path) -> Listing:
         pairs = list[Pair]()
@@ -104,7 +105,7 @@ class Lip(LabelledFiles):
     def _find(self, folder: str, name: str) -> Path:
         within = name.lstrip("/")
         choices = (self._root / folder / within, self._root / within)
-        return next((path for path in choices if path.is_file()), choices[name.startswith("/")])
+        return next((path for path in choices if isfile(path)), choices[name.startswith("/")])
 
     def _from_tree(self, split: str) -> Listing:
         if split not in SPLITS:

@@ -1,12 +1,19 @@
 """A folder of pictures with a list file that pairs each with its label."""
 
 from collections.abc import Sequence
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gsto_train.data.classes import ClassTable, class_names, existing_folder, read_classes
+from gsto_train.data.classes import (
+    ClassTable,
+    check_ignore_label,
+    class_names,
+    existing_folder,
+    read_classes,
+)
 from gsto_train.data.files import LabelledFiles, Listing, Pair, columns, list_lines
 from gsto_train.data.findings import Finding
 from gsto_train.data.pictures import read_label
@@ -52,15 +59,17 @@ def _class_table(
 ) -> ClassTable:
     if classes is None:
         table = read_classes(root)
+        check_ignore_label(ignore_label, table.names)
         ignored = table.ignore_label if ignore_label is None else ignore_label
         return ClassTable(table.names, palette or table.palette, ignored)
     names = class_names(classes if isinstance(classes, int) else tuple(classes))
+    check_ignore_label(ignore_label, names)
     return ClassTable(names, palette or default_palette(len(names)), ignore_label)
 
 
 def _read_list(root: Path, path: Path, skip_missing: bool) -> Listing:
     pairs = [(number, columns(path, number, line)) for number, line in list_lines(path)]
-    missing = [(number, name) for number, pair in pairs for name in pair if not (root / name).is_file()]
+    missing = [(number, name) for number, pair in pairs for name in pair if not isfile(root / name)]
     if missing and not skip_missing:
         raise InputError(_missing(root, path, missing, 2 * len(pairs)))
     absent = {number for number, _ in missing}

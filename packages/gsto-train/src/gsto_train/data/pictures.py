@@ -1,13 +1,19 @@
 """Reading one picture or one label from a file."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from gsto_train.data import png
 from gsto_train.data.samples import IGNORE_LABEL
 from gsto_train.errors import InputError
+
+MOST_PIXELS = 2**27
+"""Of a picture; a few kilobytes can say to be any size, and a pixel takes up to twelve bytes on the way."""
 
 _LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
 
@@ -18,13 +24,17 @@ def read_image(path: Path, *, upright_size: tuple[int, int] | None = None) -> ND
     With `upright_size` (height, width) it is turned only where it has that size then. Of 16-bit grey the high
     byte is kept. Raises InputError where the file does not decode to its end.
     """
-    picture = _decode(path)
-    upright = ImageOps.exif_transpose(picture)
-    if upright_size is not None and upright.size != upright_size[::-1]:
-        upright = picture
-    if upright.mode.startswith("I"):
-        upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
-    return np.array(upright.convert("RGB"))
+    with _decoding(path):
+        plain = png.decode_plain(path.read_bytes()) if path.suffix.lower() == ".png" else None
+        if plain is not None:
+            return plain
+        picture = _opened(path)
+        upright = ImageOps.exif_transpose(picture)
+        if upright_size is not None and upright.size != upright_size[::-1]:
+            upright = picture
+        if upright.mode.startswith("I"):
+            upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
+        return np.array(upright.convert("RGB"))
 
 
 def read_label(path: Path, *, classes: int, ignore_label: int | None) -> NDArray[np.uint8]:
@@ -46,7 +56,8 @@ def read_values(path: Path) -> NDArray[np.integer]:
 
     Raises InputError where the file does not decode or has several channels.
     """
-    picture = _decode(path)
+    with _decoding(path):
+        picture = _opened(path)
     if picture.mode not in _LABEL_MODES:
         raise InputError(
             f"{path}: expected a label of one channel (class indices), found mode {picture.mode} "
@@ -62,11 +73,19 @@ def check_values(path: Path, values: NDArray[np.integer], allowed: NDArray[np.bo
         raise InputError(f"{path}: {_first_wrong(values, ~allowed)}; expected {expected}")
 
 
-def _decode(path: Path) -> Image.Image:
+def _opened(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        if picture.width * picture.height > MOST_PIXELS:
+            found = f"it says to be {picture.width}x{picture.height}"
+            raise ValueError(f"expected at most {MOST_PIXELS} pixels, {found}: cut it into parts")
+        picture.load()
+        return picture
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
+        yield
     # Pillow's decoders raise nearly every type there is on broken files.
     except Exception as error:
         raise InputError(

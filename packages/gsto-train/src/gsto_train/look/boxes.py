@@ -1,7 +1,6 @@
 """Where persons are in a picture: boxes of a file in one of COCO's two formats, or the whole picture."""
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsto_train.errors import InputError, nearest_path
+from gsto_train.files import read_text
 from gsto_train.pose.samples import Person
 from gsto_train.pose.skeleton import Skeleton
-from gsto_train.pose.transform import clip_box
+from gsto_train.pose.transform import are_coordinates, clip_box
 
 Floats = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ def read_boxes(path: Path) -> Boxes:
     A row of a list may say "file_name" in place of "image_id". Raises `InputError` for other files.
     """
     try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"))
+        table = json.loads(read_text(path))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file of boxes{nearest_path(path)}; check its name") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -133,17 +133,12 @@ def _detected(path: Path, rows: object) -> Iterator[tuple[str, Floats]]:
 def _box(path: Path, where: str, entry: Mapping[str, Any], score: object) -> Floats:
     box = entry.get("bbox")
     values = [*box, score] if isinstance(box, list) else []
-    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    if len(numbers) != 5 or len(values) != 5 or not all(map(_is_finite, numbers)) or min(numbers[2:4]) <= 0:
+    if len(values) != 5 or not are_coordinates(values) or min(values[2:4]) <= 0:
         raise InputError(
             f'{path} {where}: expected "bbox" of x, y, width and height above 0, and a finite score, found '
             f"{box!r:.80}; mend it"
         )
-    return np.array(numbers, np.float64)
-
-
-def _is_finite(value: float) -> bool:
-    return math.isfinite(value) and abs(value) < 2**31
+    return np.array(values, np.float64)
 
 
 def _number(stem: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gsto_spec.errors import printable
 from gsto_train import resolve
 from gsto_train.data.loader import in_order
 from gsto_train.errors import InputError
@@ -17,7 +18,7 @@ from gsto_train.look.colours import css
 from gsto_train.look.inputs import Input, Seen
 from gsto_train.look.network import Network
 from gsto_train.look.predicting import Looker, Prediction, told
-from gsto_train.look.sources import SUMMARY, printable
+from gsto_train.look.sources import SUMMARY
 from gsto_train.report import Report
 
 LEGEND, POSES = "legend.svg", "keypoints.json"

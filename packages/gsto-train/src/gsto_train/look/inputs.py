@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gsto_spec.errors import printable
 from gsto_train import resolve
 from gsto_train.data.pictures import read_image, read_label
 from gsto_train.data.samples import Dataset
@@ -16,7 +17,7 @@ from gsto_train.look.boxes import Boxes as BoxFile
 from gsto_train.look.drawing import Picture
 from gsto_train.look.network import Network
 from gsto_train.look.predicting import Boxes, Prediction
-from gsto_train.look.sources import Source, free_names, printable
+from gsto_train.look.sources import Source, free_names
 from gsto_train.pose.samples import KeypointDataset, Person
 from gsto_train.pose.task import open_part
 from gsto_train.settings import Settings

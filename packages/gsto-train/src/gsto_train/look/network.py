@@ -11,7 +11,7 @@ from gsto_spec.backend import Backend, Predictor
 from gsto_spec.graph import Graph
 from gsto_train import benchmarks, resolve
 from gsto_train.data import cityscapes, lip, pascal_context
-from gsto_train.data.classes import class_names, read_classes
+from gsto_train.data.classes import as_palette, class_names, read_classes
 from gsto_train.data.samples import Palette
 from gsto_train.data.scenes import GeneratedScenes
 from gsto_train.errors import InputError
@@ -79,7 +79,9 @@ def open_network(request: ScoringRequest) -> Network:
         settings=settings,
         benchmark=benchmark,
         labels=labels,
-        palette=own_or_safe(_palette(settings.data), len(labels)),
+        palette=own_or_safe(
+            as_palette(subject.model.card.get("palette")) or _palette(settings.data), len(labels)
+        ),
         notes=(*subject.model.notes, *notes),
     )
 
@@ -108,7 +110,7 @@ def _channels(graph: Graph) -> int:
 def _labels(source: Path, subject: Subject, settings: Settings, channels: int) -> tuple[str, ...]:
     """Return a name for each channel: the card's, the run's, the data set's; numbers where none fits."""
     told = [subject.model.card.get("classes")]
-    if (source / runfolder.CONFIG).is_file():
+    if runfolder.is_run(source):
         told.append(runfolder.RunFolder(source).read(runfolder.CONFIG).get("classes"))
     for names in (*told, _names(settings.data)):
         if isinstance(names, list | tuple) and len(names) == channels and set(map(type, names)) == {str}:

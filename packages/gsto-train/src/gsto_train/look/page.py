@@ -7,6 +7,9 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gsto_train.look.charts import Line, confusion_chart, line_chart
 from gsto_train.look.colours import css
 from gsto_train.look.evidence import Evidence, Shot
@@ -61,7 +64,7 @@ def page(entries: Sequence[Entry]) -> str:
         "style-src 'unsafe-inline'; img-src data:\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_style()}</style></head><body>"
-        f"<h1>{escape(title)}</h1>{_head(records)}<nav>{links}</nav>{bodies}</body></html>\n"
+        f"<h1>{escape(title)}</h1>{_head(records)}{_damage(records)}<nav>{links}</nav>{bodies}</body></html>\n"
     )
 
 
@@ -97,6 +100,11 @@ def _head(records: Sequence[Record]) -> str:
     ended = "" if result else "<p><b>This run has not ended.</b></p>"
     protocol = f'<p class="quiet">{escape(str(result.get("protocol", "")))}</p>' if result else ""
     return f'{ended}{protocol}<div class="tiles">{told}</div>'
+
+
+def _damage(records: Sequence[Record]) -> str:
+    lines = "".join(f"<li>{escape(line)}</li>" for record in records for line in record.damage)
+    return lines and f"<p><b>Damaged files, whose contents are left out:</b></p><ul>{lines}</ul>"
 
 
 def _scores(records: Sequence[Record], names: Sequence[str]) -> str:
@@ -180,6 +188,9 @@ def _samples(entries: Sequence[Entry], names: Sequence[str]) -> str:
         for name, (_, each) in zip(names, entries, strict=True)
         if isinstance(each, str)
     )
+    missing += "".join(
+        f'<p class="quiet">left out: {escape(note)}</p>' for _, each in seen for note in each.notes
+    )
     titles = dict.fromkeys(shot.title for _, each in seen for shot in each.shots)
     rows = "".join(_sample_row(title, seen) for title in titles)
     first = seen[0][1].network if seen else None
@@ -203,18 +214,29 @@ def _sample_row(title: str, seen: Sequence[tuple[str, Evidence]]) -> str:
 
 def _confusions(entries: Sequence[Entry], names: Sequence[str]) -> str:
     parts = []
-    for name, (_, each) in zip(names, entries, strict=True):
-        if isinstance(each, str) or each.confusion is None:
+    for name, (record, each) in zip(names, entries, strict=True):
+        counted = _counted(record, each)
+        if counted is None:
             continue
+        confusion, labels, over = counted
         heading = f"<h3>{escape(name)}</h3>" if len(entries) > 1 else ""
-        part = "all" if each.pictures == each.total else f"{each.pictures} of the"
         parts.append(
             f'{heading}<p class="quiet">A row is a true class, a column what its pixels were taken for, in '
-            f"percent of the row; over {part} {each.total} validation pictures.</p>"
-            f'<div class="wide">{confusion_chart(each.confusion, each.network.labels)}</div>'
+            f"percent of the row; over {over} validation pictures.</p>"
+            f'<div class="wide">{confusion_chart(confusion, labels)}</div>'
         )
-        parts += [f'<p class="quiet">left out: {escape(note)}</p>' for note in each.notes]
     return "".join(parts)
+
+
+def _counted(record: Record, seen: Evidence | str) -> tuple[NDArray[np.int64], Sequence[str], str] | None:
+    """Return a confusion matrix, its classes and what it is over: the run's own, else what was predicted."""
+    if record.confusion is not None:
+        total = _mapping(record.result.get("pictures")).get("validation")
+        return record.confusion, record.classes, "all" if total is None else f"all {total}"
+    if isinstance(seen, str) or seen.confusion is None:
+        return None
+    part = "all" if seen.pictures == seen.total else f"{seen.pictures} of the"
+    return seen.confusion, seen.network.labels, f"{part} {seen.total}"
 
 
 def _gates(entries: Sequence[Entry], names: Sequence[str]) -> str:

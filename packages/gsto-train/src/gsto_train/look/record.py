@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from gsto_spec.errors import printable
 from gsto_train import benchmarks, resolve, schema
 from gsto_train.errors import InputError, nearest_path
-from gsto_train.look.sources import printable
 from gsto_train.run import runfolder
 from gsto_train.run.runfolder import RunFolder
 from gsto_train.settings import resolve as resolve_settings
@@ -19,7 +22,10 @@ Lines = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Record:
-    """A run as its folder tells it; `result` is empty for one that has not ended."""
+    """A run as its folder tells it; `result` is empty for one that has not ended.
+
+    `damage` are the files that do not read, a line each, whose contents are left out.
+    """
 
     path: Path
     title: str
@@ -28,6 +34,7 @@ class Record:
     result: Mapping[str, Any]
     metrics: Lines
     evaluations: Lines
+    damage: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -43,7 +50,25 @@ class Record:
     def scores(self) -> Mapping[str, Any]:
         """The scores at the end, or the last there are."""
         found = self.result.get("metrics") or (self.evaluations[-1] if self.evaluations else {})
-        return found if isinstance(found, Mapping) else {}
+        return {key: value for key, value in _mapping(found).items() if key != runfolder.CONFUSION}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes or joints."""
+        found = self.config.get("classes")
+        return tuple(map(str, found)) if isinstance(found, list) else ()
+
+    @property
+    def confusion(self) -> NDArray[np.int64] | None:
+        """The pixels behind the scores, (K, K), rows the truth; None where the run kept none."""
+        step = _mapping(self.result.get("model")).get("step")
+        lines = [line for line in self.evaluations if step is None or line["step"] == step]
+        counts = lines[-1].get(runfolder.CONFUSION) if lines else None
+        try:
+            found = np.array(counts, np.int64)
+        except (TypeError, ValueError, OverflowError):
+            return None
+        return found if found.shape == (len(self.classes),) * 2 and found.min(initial=0) >= 0 else None
 
     @property
     def command(self) -> str:
@@ -78,22 +103,50 @@ def read_record(path: Path) -> Record:
             f"{path / runfolder.CONFIG}: not a configuration that this version reads; restore it"
         )
     architecture = schema.flatten(_mapping(config["settings"])).get("architecture.name")
+    damage = list[str]()
+    ended = (path / runfolder.RESULT).exists()
     return Record(
         path=path,
         title=resolve.title(str(architecture)),
         config=config,
-        environment=_optional(folder, runfolder.ENVIRONMENT),
-        result=_optional(folder, runfolder.RESULT),
-        metrics=folder.lines(runfolder.METRICS),
-        evaluations=folder.lines(runfolder.EVALUATIONS),
+        environment=_object(folder, runfolder.ENVIRONMENT, damage),
+        result=_object(folder, runfolder.RESULT, damage) if ended else {},
+        metrics=_lines(folder, runfolder.METRICS, ended, damage),
+        evaluations=_lines(folder, runfolder.EVALUATIONS, ended, damage),
+        damage=damage,
     )
 
 
-def _optional(folder: RunFolder, name: str) -> Mapping[str, Any]:
-    return folder.read(name) if (folder.path / name).is_file() else {}
+def has_network(run: Path) -> bool:
+    """Return whether a run's folder holds a trained network or a checkpoint, whole or not."""
+    return (run / runfolder.MODEL).exists() or any(RunFolder(run).checkpoints.glob("step-*"))
 
 
-def _mapping(value: object) -> Mapping[str, object]:
+def _object(folder: RunFolder, name: str, damage: list[str]) -> Mapping[str, Any]:
+    try:
+        return folder.read(name)
+    except InputError as error:
+        damage.append(printable(error))
+        return {}
+
+
+def _lines(folder: RunFolder, name: str, ended: bool, damage: list[str]) -> Lines:
+    """Return the lines that read; the last one of a run that goes on may be under way."""
+    path = folder.path / name
+    if not path.exists():
+        if ended:
+            damage.append(f"{printable(path)}: no such file, though the run has ended")
+        return []
+    found = folder.lines(name)
+    written = folder.text(name).splitlines(keepends=True)
+    under_way = not ended and bool(written) and not written[-1].endswith("\n")
+    broken = len(written) - len(found)
+    if broken > under_way:
+        damage.append(f"{printable(path)}: {broken} of {len(written)} lines do not read")
+    return found
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 

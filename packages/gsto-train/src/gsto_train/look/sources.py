@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gsto_spec.errors import printable
 from gsto_train.errors import InputError, nearest_path
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
@@ -36,12 +37,6 @@ def find(arguments: Sequence[str]) -> list[Source]:
             found.setdefault(os.path.abspath(path), name)
     taken = set[str]()
     return [Source(Path(path), _free(name.with_suffix("").as_posix(), taken)) for path, name in found.items()]
-
-
-def printable(text: object) -> str:
-    """Return text that any terminal and file takes, whatever bytes a file's name holds."""
-    shown = str(text).encode(errors="backslashreplace").decode()
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shown)
 
 
 def free_names(names: Iterable[str]) -> list[str]:

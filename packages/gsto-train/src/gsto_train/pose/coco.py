@@ -1,12 +1,12 @@
 """Keypoint files in COCO's format, with any number of joints, and a detector's boxes for them."""
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from gsto_train.data.classes import existing_folder
 from gsto_train.data.findings import Finding
 from gsto_train.data.pictures import read_image
 from gsto_train.errors import InputError, nearest_path
+from gsto_train.files import read_text
 from gsto_train.pose.samples import Person
 from gsto_train.pose.skeleton import Pairs, Skeleton
-from gsto_train.pose.transform import clip_box
+from gsto_train.pose.transform import are_coordinates, clip_box
 
 _PICTURES_KEPT, _READERS = 16, 8
 
@@ -149,8 +150,16 @@ class _Reader:
                 f"{self._folder}: no such folder of pictures{nearest_path(self._folder)}; give it with "
                 "--set data.train_pictures=... or data.val_pictures=..."
             )
-        entries = self._all(table["images"], self._picture)
-        return dict(sorted(entries))
+        entries: dict[int, _Entry] = {}
+
+        def read(image: Any) -> None:
+            number, entry = self._picture(image)
+            if number in entries:
+                raise _Bad(f'picture {number}: expected each "id" once, found it twice; remove one of them')
+            entries[number] = entry
+
+        self._all(table["images"], read)
+        return dict(sorted(entries.items()))
 
     def _picture(self, image: Any) -> tuple[int, _Entry]:
         name, size = image.get("file_name"), (image.get("height"), image.get("width"))
@@ -160,7 +169,7 @@ class _Reader:
                 f'"file_name", found {name!r} of {size[0]!r} x {size[1]!r}; mend this entry'
             )
         path = self._folder / name
-        if not path.is_file():
+        if not isfile(path):
             raise _Bad(
                 f"picture {image['id']}: no file {path}{nearest_path(path)}; restore it, or remove its entry"
             )
@@ -212,18 +221,22 @@ def _of(annotation: Any, category: int) -> bool:
 def _check_annotation(annotation: Mapping[str, Any], joints: int, entries: Mapping[int, _Entry]) -> None:
     name = f"annotation {annotation.get('id')}"
     picture, keypoints = annotation.get("image_id"), annotation.get("keypoints")
-    if picture not in entries:
-        raise _Bad(f'{name}: expected an "image_id" among the pictures, found {picture!r}; add its picture')
+    if not isinstance(picture, int | float) or picture not in entries:
+        found = f"found {picture!r:.80}"
+        raise _Bad(f'{name}: expected an "image_id" among the pictures, {found}; add its picture')
     if not isinstance(keypoints, list) or len(keypoints) != 3 * joints:
-        found = len(keypoints) if isinstance(keypoints, list) else "none"
+        count = len(keypoints) if isinstance(keypoints, list) else "none"
         raise _Bad(
             f'{name}: expected "keypoints" of {3 * joints} numbers (x, y, v of {joints} joints), '
-            f"found {found}; mend this annotation"
+            f"found {count}; mend this annotation"
         )
-    if not _are_numbers(keypoints) or not set(keypoints[2::3]) <= {0, 1, 2}:
+    if not are_coordinates(keypoints) or not set(keypoints[2::3]) <= {0, 1, 2}:
         raise _Bad(f'{name}: expected finite "keypoints" with v of 0, 1 or 2; mend this annotation')
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        crowd = annotation["iscrowd"]
+        raise _Bad(f'{name}: expected "iscrowd" of 0 or 1, found {crowd!r:.80}; mend this annotation')
     box, area = annotation.get("bbox"), annotation.get("area")
-    if not isinstance(box, list) or len(box) != 4 or not _are_numbers([*box, area]):
+    if not isinstance(box, list) or len(box) != 4 or not are_coordinates([*box, area]):
         raise _Bad(
             f'{name}: expected a "bbox" of x, y, width, height and a number "area", found {box!r} and '
             f"{area!r}; mend this annotation"
@@ -238,13 +251,14 @@ def _detections(file: Path, entries: Mapping[int, _Entry], category: int, joints
     by_picture = defaultdict[int, list[Person]](list)
     for number, row in enumerate(rows):
         box = row.get("bbox") if isinstance(row, dict) else None
-        if not isinstance(box, list) or len(box) != 4 or not _are_numbers([*box, row.get("score")]):
+        if not isinstance(box, list) or len(box) != 4 or not are_coordinates([*box, row.get("score")]):
             raise InputError(
                 f'{file} row {number}: expected "bbox" of x, y, width, height and "score", found '
                 f"{row!r:.120}; mend this row"
             )
-        if row.get("category_id", category) == category and row.get("image_id") in entries:
-            picture = row["image_id"]
+        picture = row.get("image_id")
+        known = isinstance(picture, int | float) and picture in entries
+        if known and row.get("category_id", category) == category:
             name = f"{entries[picture].path}, box {number} of {file.name}"
             person = Person(picture, np.asarray(box, np.float64), np.zeros((joints, 3)), row["score"], name)
             by_picture[picture].append(person)
@@ -264,7 +278,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _json(file: Path, what: str) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
+        return json.loads(read_text(file))
     except FileNotFoundError:
         raise InputError(f"{file}: no such file of {what}{nearest_path(file)}; check its name") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -294,10 +308,3 @@ def _has_joints(category: Mapping[str, Any]) -> bool:
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _are_numbers(values: Iterable[object]) -> bool:
-    return all(
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        for value in values
-    )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsto_spec.backend import Predictor
+from gsto_train.finite import NOT_FINITE, count_not_finite
 from gsto_train.metrics.keypoints import PercentageOfCorrectKeypoints, oks_scores
 from gsto_train.pose import nms
 from gsto_train.pose.decoding import Decoding, decode, merge_flipped
@@ -55,17 +56,31 @@ def predict_poses(
     on_scored: Callable[[int], None] = lambda count: None,
     processes: Processes = ALONE,
 ) -> list[Pose]:
-    """Return a pose for every box, each predicted by one of `processes`; `on_scored` hears of each batch."""
+    """Return a pose for every box, each predicted by one of `processes`; `on_scored` hears of each batch.
+
+    Raises `NotFiniteError` where no heatmap of any box has a finite maximum.
+    """
     poses, indices = list[Pose](), processes.share(len(dataset.persons))
     batches = evaluation_crops(dataset, test.cropping, batch=batch, threads=threads, indices=indices)
-    with processes.together(), closing(batches):
+    # What is not finite is counted; numpy need not warn of it besides.
+    with processes.together(), closing(batches), np.errstate(invalid="ignore"):
         for crops in batches:
             heatmaps = predict_heatmaps(predictor, crops.image, test, dataset.skeleton)
             joints, scores = decode(heatmaps, test.codec, test.decoding)
             for person, back, found, certain in zip(crops.persons, crops.back, joints, scores, strict=True):
                 poses.append(Pose(person, move(found, back), certain))
             on_scored(len(crops.persons))
+    count_not_finite(
+        [pose.person.name for pose in _not_finite(poses)],
+        found_finite=any(np.isfinite(pose.scores).any() for pose in poses),
+        total=len(dataset.persons), unit="persons", processes=processes,
+    )  # fmt: skip
     return _gathered(poses, indices, dataset.persons, processes)
+
+
+def _not_finite(poses: Iterable[Pose]) -> list[Pose]:
+    """Return those of heatmaps with a maximum that is not finite: NaN is the maximum wherever it is."""
+    return [pose for pose in poses if not np.isfinite(pose.scores).all()]
 
 
 def _gathered(
@@ -143,10 +158,13 @@ def score_poses(poses: Sequence[Pose], dataset: KeypointDataset, test: PoseTest)
     """Return the scores as result.json has them.
 
     OKS AP and AR where the joints have sigmas, against every annotation of the data set; with ground-truth
-    boxes PCK at 0.1 of a box's longer side too, over the persons that have one.
+    boxes PCK at 0.1 of a box's longer side too, over the persons that have one. `NOT_FINITE` counts the
+    poses of heatmaps that were not finite, where there are some.
     """
     skeleton = dataset.skeleton
     scores: dict[str, Any] = {"box_source": dataset.box_source}
+    if broken := _not_finite(poses):
+        scores[NOT_FINITE] = len(broken)
     if skeleton.sigmas is not None:
         found = results(poses, test, skeleton)
         scores |= oks_scores(dataset.pictures, dataset.annotations, found, skeleton.sigmas)

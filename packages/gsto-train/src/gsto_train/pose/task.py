@@ -9,6 +9,7 @@ from gsto_spec.backend import Predictor
 from gsto_spec.graph import Graph
 from gsto_spec.objective import Heatmap, Objective
 from gsto_train.errors import InputError
+from gsto_train.finite import told_of
 from gsto_train.metrics.keypoints import COCO_NAMES
 from gsto_train.pose.coco import CocoKeypoints, SkeletonChoice
 from gsto_train.pose.evaluation import MeanPose, PoseTest, predict_poses, score_poses
@@ -20,6 +21,7 @@ from gsto_train.pose.transform import CropAugmentation
 from gsto_train.processes import ALONE, Processes
 from gsto_train.report import CountReport, Report, Scores
 from gsto_train.settings import PARTS, Part, Settings
+from gsto_train.task import OnConfusion
 
 BASELINE = "mean pose"
 
@@ -182,9 +184,10 @@ class Keypoints:
         predictor: Predictor,
         on_scored: Callable[[int], None],
         *,
+        on_confusion: OnConfusion = lambda counts: None,
         processes: Processes = ALONE,
     ) -> dict[str, Any]:
-        """Score the validation boxes by `protocol`."""
+        """Score the validation boxes by `protocol`; joints have no confusion."""
         train, test = self.settings.train, self.test(graph)
         poses = predict_poses(
             predictor,
@@ -205,7 +208,7 @@ class Keypoints:
     def headline(self, scores: Scores) -> str:
         """Return AP where there is one, else PCK, in words."""
         name, value = _headline(scores), self.score(scores)
-        return f"{name} -" if value is None else f"{name} {value:.3f}"
+        return f"{name} {'-' if value is None else f'{value:.3f}'}{told_of(scores, self.unit)}"
 
     def facts(self) -> dict[str, Any]:
         """Return how many persons there are, where boxes come from, and the seed of generated figures."""
@@ -226,6 +229,9 @@ class Keypoints:
         pooled = [name for name in (*COCO_NAMES, "PCK") if name in first]
         joints = list(first.get("PCK_by_joint", {}))
         report.measures(title, "PCK by joint" if joints else "score", (joints, pooled), by_joint)
+        for name, scores in columns.items():
+            if told_of(scores, self.unit):
+                report.note(f"warning: {name}: {self.headline(scores)}")
 
 
 def open_part(settings: Settings, part: Part, *, skip_unreadable: bool) -> KeypointDataset:

@@ -1,5 +1,6 @@
 """From a picture to a person's crop: box, scale, rotation, mirror, half body (HRNet's pose code)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -11,6 +12,9 @@ from gsto_train.pose.skeleton import Skeleton
 Floats = NDArray[np.float64]
 
 _HALF_BODY_SCALE = 1.5
+
+_FARTHEST = 2**31
+"""Pixels; past it differences are no longer exact, and squares of them overflow."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,14 @@ class View:
     region: Region
     turn: float = 0.0
     mirrored: bool = False
+
+
+def are_coordinates(values: Iterable[object]) -> bool:
+    """Return whether all are numbers that a place in a picture may have: finite, and within 2^31."""
+    return all(
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _FARTHEST
+        for value in values
+    )
 
 
 def clip_box(box: Floats, size: tuple[int, int]) -> Floats | None:

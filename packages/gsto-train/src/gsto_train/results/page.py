@@ -19,7 +19,10 @@ are filed in this repository measured; a row without one says "not run here". Wh
 
 A row's *options* go after
 
-    gsto-train --backend torch --data DIR --set architecture.initialize_from=IMAGENET.pth
+<!-- not run: needs the paper's data sets -->
+```sh
+gsto-train --backend torch --data DIR --set architecture.initialize_from=IMAGENET.pth
+```
 
 (or `--backend jax`), DIR being the data set and IMAGENET.pth ImageNet weights, which the paper starts from.
 Scores are in percent, as printed; `-` is what the paper does not print, and in the last two columns other
@@ -114,10 +117,11 @@ def _group(title: str, protocol: str, changed: str, runs: Sequence[FiledRun]) ->
         by_network[run.architecture, run.backend].append(run)
     rows = [_network_row(names, members) for members in by_network.values()]
     own = benchmarks.load(runs[0].benchmark).record.conditions
+    of_the_record = own and not changed and not runs[0].is_scoring
     lines = [
         f"- Test procedure: {protocol}.",
         *([f"- Settings that are not the benchmark's: {changed}."] if changed else []),
-        *([f"- {own}."] if own else []),
+        *([f"- {own}."] if of_the_record else []),
         *_differences(names[0], by_network),
         f"- The first of them: `{runs[0].command}`; {_machine(runs[0])}.",
     ]
@@ -160,7 +164,8 @@ def _differences(name: str, by_network: Mapping[tuple[str, str], Sequence[FiledR
     differences = [first[seed] - second[seed] for seed in seeds]
     return [
         f"- {_SCORES[name]}, {networks[0]} less {networks[1]}, seed by seed: {_spread(differences, 3)}; "
-        f"standard error of the mean {statistics.stdev(differences) / len(seeds) ** 0.5:.3f}."
+        f"standard error of the mean {statistics.stdev(differences) / len(seeds) ** 0.5:.3f}; ahead in "
+        f"{sum(each > 0 for each in differences)} of {len(seeds)} seeds."
     ]
 
 

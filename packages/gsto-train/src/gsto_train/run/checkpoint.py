@@ -19,7 +19,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from gsto_train.errors import InputError
-from gsto_train.files import whole_folder, write_synced
+from gsto_train.files import read_bytes, whole_folder, write_synced
 
 State = dict[str, NDArray[Any]]
 
@@ -115,7 +115,7 @@ def newest(folder: Path, report: Callable[[str], None]) -> Checkpoint | None:
 def read(path: Path) -> Checkpoint:
     """Read a checkpoint's folder; raises `BrokenCheckpoint` unless its bytes are those that were written."""
     try:
-        contents = {name: (path / name).read_bytes() for name in (_TENSORS, _DESCRIPTION, _DIGESTS)}
+        contents = {name: read_bytes(path / name) for name in (_TENSORS, _DESCRIPTION, _DIGESTS)}
     except FileNotFoundError as error:
         raise BrokenCheckpoint(f"no {Path(error.filename).name}") from None
     except OSError as error:

@@ -22,13 +22,25 @@ def describe_environment(backend: Backend) -> dict[str, object]:
     """Return the environment of this process, ready for JSON."""
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "thread_variables": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
-        "packages": {name: found for name in _PACKAGES if (found := package_version(name))},
+        **machine(),
+        "packages": packages(),
         "backend": {"name": backend.name, "versions": backend.versions(), "devices": list(backend.devices())},
         "processes": backend.process_count,
     }
+
+
+def machine() -> dict[str, object]:
+    """Return the platform, and how many threads there may be."""
+    return {
+        "platform": platform.platform(),
+        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "thread_variables": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
+    }
+
+
+def packages() -> dict[str, str]:
+    """Return the versions of what gsto-train works with, as far as they are installed."""
+    return {name: found for name in _PACKAGES if (found := package_version(name))}
 
 
 def package_version(name: str) -> str | None:

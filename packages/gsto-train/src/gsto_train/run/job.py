@@ -21,7 +21,7 @@ from gsto_train.run.environment import describe_environment
 from gsto_train.run.fine_tuning import FineTuning
 from gsto_train.run.initialization import initial_weights
 from gsto_train.run.runfolder import RunFolder
-from gsto_train.settings import Settings, TrainSettings
+from gsto_train.settings import ArchitectureSettings, Settings, TrainSettings
 from gsto_train.settings import resolve as resolve_settings
 from gsto_train.task import Task, TrainingBatch
 
@@ -107,13 +107,28 @@ class Job:
     def resume_command(self) -> str:
         """The command that goes on with this run; where a launcher started it, what to start with that."""
         options = ["--backend", self.backend_name, "--output", str(self.folder.path), "--resume"]
-        return shlex.join([*_program(self.processes), *options])
+        line = shlex.join([*_program(self.processes), *options])
+        count = self.processes.count
+        return line if count == 1 else f"the same launcher of {count} and {line}"
 
 
 def prepare(request: Request) -> Job:
     """Resolve and check everything a run needs, then make (or open) its folder.
 
     Raises `InputError` or gsto_spec's error for the first thing that is wrong.
+    """
+    job = resolved(request)
+    job = replace(job, folder=_folder(job, request))
+    if not request.resume:
+        with job.processes.together():
+            _begin(job)
+    return job
+
+
+def resolved(request: Request) -> Job:
+    """Resolve and check everything a run needs but its folder, which may not be there; nothing is written.
+
+    Raises as `prepare` does.
     """
     resolve.check_backend(request.backend)
     path = request.output
@@ -122,7 +137,7 @@ def prepare(request: Request) -> Job:
     plan = _recorded_plan(path, request) if request.resume and path else _new_plan(request)
     task = resolve.load_task(plan.settings)
     _check_same_classes(plan, task.labels)
-    graph = resolve.load_graph(plan.settings.architecture, len(task.labels))
+    graph = resolve.load_graph(_architecture(plan, path, request), len(task.labels))
     _check_graph(graph, plan.settings)
     task.check(graph)
     FineTuning.of(plan.settings.train, graph)
@@ -132,12 +147,33 @@ def prepare(request: Request) -> Job:
         tensorboard.check_installed()
     processes = Processes.of(backend)
     _check_shares(plan.settings.train, processes)
-    folder = _folder(path, request, plan, processes)
-    job = Job(plan, request.backend, backend, graph, task, folder, request.resume, processes)
-    if not request.resume:
-        with processes.together():
-            _begin(job)
-    return job
+    folder = RunFolder(path or runfolder.default_folder(_name(request, plan), resume=False))
+    return Job(plan, request.backend, backend, graph, task, folder, request.resume, processes)
+
+
+def _architecture(plan: Plan, path: Path | None, request: Request) -> ArchitectureSettings:
+    """Return what names the network: of code that only files name, and nobody here, the graph that it left.
+
+    Raises `InputError` where there is none: code is run that a command line or a benchmark of this package
+    names, never what a file does.
+    """
+    named = plan.settings.architecture
+    if named.name.endswith(".json") or ":" not in named.name or _may_run(named.name, request):
+        return named
+    left = path / runfolder.GRAPH if request.resume and path else None
+    if left is None or not left.is_file():
+        raise InputError(
+            f"{left or request.benchmark}: expected a graph, found only the name of code that makes it, "
+            f"{named.name!r}; to run that code, add --architecture {shlex.quote(named.name)}"
+        )
+    return replace(named, name=str(left), form=None)
+
+
+def _may_run(code: str, request: Request) -> bool:
+    """Return whether the command line names this code, or a benchmark of this package, extended or not."""
+    return code == request.overrides.get("architecture.name") or code in {
+        benchmarks.load(name).values.get("architecture.name") for name in benchmarks.names()
+    }
 
 
 def _begin(job: Job) -> None:
@@ -154,13 +190,12 @@ def _begin(job: Job) -> None:
         raise
 
 
-def _folder(path: Path | None, request: Request, plan: Plan, processes: Processes) -> RunFolder:
+def _folder(job: Job, request: Request) -> RunFolder:
     """Make or open the folder in the first process, and tell the others where it is."""
-    folder = RunFolder(Path())
+    folder, processes = job.folder, job.processes
     with processes.together():
         if processes.first:
-            path = path or runfolder.default_folder(_name(request, plan), resume=False)
-            folder = RunFolder.open(path) if request.resume else RunFolder.create(path)
+            folder = RunFolder.open(folder.path) if request.resume else RunFolder.create(folder.path)
     if processes.count == 1:
         return folder
     told = Path(os.fsdecode(processes.broadcast(os.fsencode(folder.path))))
@@ -180,7 +215,7 @@ def _new_plan(request: Request) -> Plan:
 
 def _recorded_plan(path: Path, request: Request) -> Plan:
     """Return the plan in a run's folder; what the request says again must be the same."""
-    config = RunFolder.open(path).read(runfolder.CONFIG)
+    config = RunFolder.existing(path).read(runfolder.CONFIG)
     try:
         values = schema.flatten(_section(config, "settings"))
         plan = Plan(
@@ -290,7 +325,7 @@ def _check_shares(train: TrainSettings, processes: Processes) -> None:
 def _program(processes: Processes) -> list[str]:
     """Return how gsto-train is called where this run was started."""
     if processes.count > 1:
-        return ["LAUNCHER", "-m", "gsto_train"]
+        return ["-m", "gsto_train"]
     if os.environ.get("NOX_CURRENT_SESSION") == "train":
         return ["nox", "-s", "train", "--"]
     return ["gsto-train"]

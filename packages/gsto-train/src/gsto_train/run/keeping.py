@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from gsto_spec.weights import save_directory
+from gsto_spec.pretrained import save_pretrained
 from gsto_train.files import told, tried_twice, whole_folder
 from gsto_train.run import checkpoint, runfolder
 from gsto_train.run.checkpoint import BrokenCheckpoint, Progress
@@ -83,15 +83,16 @@ def choose(job: Job, last: Kept, best: Best | None, note: Note) -> Kept:
     if scores is None:
         note(f"warning: {runfolder.EVALUATIONS} lacks step {best.step}, the best; the last network is left")
         return last
-    scores.pop("step")
+    for key in ("step", runfolder.CONFUSION):
+        scores.pop(key, None)
     return Kept("best", best.step, {name: state[name] for name in job.graph.parameters}, scores)
 
 
 def save_model(job: Job, kept: Kept, facts: Mapping[str, object], note: Note) -> None:
-    """Leave a network in model/, which every backend opens; `facts` go into its card. Raises OSError."""
+    """Leave a network in model/, to be shared as it is; `facts` go into its card. Raises OSError."""
 
     def write() -> None:
         with whole_folder(job.folder.path / runfolder.MODEL) as folder:
-            save_directory(folder, job.graph, kept.weights, facts)
+            save_pretrained(folder, job.graph, kept.weights, facts)
 
     tried_twice(write, note)

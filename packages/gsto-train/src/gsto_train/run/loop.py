@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gsto_spec.backend import Trainer
 from gsto_train.errors import InputError
 from gsto_train.files import tried_twice
+from gsto_train.finite import NotFiniteError
 from gsto_train.interrupts import Interrupted, Interrupts
 from gsto_train.processes import Elsewhere
 from gsto_train.report import CountReport, Report, StepReport
@@ -23,6 +24,7 @@ from gsto_train.run.keeping import Keeper, Kept, better, choose, save_model
 from gsto_train.run.losses import Losses, NotFinite, Taken
 from gsto_train.run.memory import tell_analysis, tell_estimate
 from gsto_train.run.result import card, describe_result, show, title
+from gsto_train.run.runfolder import CONFUSION
 from gsto_train.run.tensorboard import Board
 from gsto_train.stopwatch import Stopwatch
 from gsto_train.task import TrainingBatch
@@ -71,17 +73,28 @@ class Run:
             raise self._explained(bad) from None
 
     def evaluate(self, count: CountReport) -> dict[str, Any]:
-        """Score the validation data as they are predicted now; adds a line to evaluations.jsonl."""
+        """Score the validation data as they are predicted now; adds a line to evaluations.jsonl.
+
+        The line has the confusion of classes besides. Raises `TrainingError` where nothing that is predicted
+        is finite.
+        """
         job = self._job
+        confusion: dict[str, object] = {}
 
         def seen(samples: int) -> None:
             count.advance(samples)
             self._interrupts.stop_if_received()
 
         with self.watch.measuring("evaluation"):
-            scores = job.task.evaluate(job.graph, self._trainer, seen, processes=job.processes)
+            try:
+                scores = job.task.evaluate(
+                    job.graph, self._trainer, seen, processes=job.processes,
+                    on_confusion=lambda counts: confusion.update({CONFUSION: counts.tolist()}),
+                )  # fmt: skip
+            except NotFiniteError as error:
+                raise self._unscored(error) from None
         self._best = better(self._best, self._step, job.task.score(scores))
-        self._append(runfolder.EVALUATIONS, {"step": self._step, **scores})
+        self._append(runfolder.EVALUATIONS, {"step": self._step, **scores, **confusion})
         return scores
 
     def finish(self, scores: Mapping[str, Any], baselines: Mapping[str, object]) -> dict[str, Any]:
@@ -181,6 +194,13 @@ class Run:
         except FloatingPointError as error:
             raise NotFinite(f"tensor {error}", self._step) from None
         return state
+
+    def _unscored(self, error: NotFiniteError) -> Exception:
+        """Return what to raise where the network predicts nothing finite; every process comes here."""
+        if not self._job.processes.first:
+            return Elsewhere()
+        kept = f"the checkpoints in {self._job.folder.checkpoints} are kept"
+        return TrainingError(f"scoring at step {self._step}: {error}; {kept}")
 
     def _explained(self, bad: NotFinite) -> Exception:
         """Return what to raise for a step that is not finite, once every process has looked into it."""

@@ -1,25 +1,23 @@
 """What a step takes of memory, said before the first one, and what to set where there is too little."""
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Protocol, cast, get_args, runtime_checkable
 
 from gsto_spec.backend import Backend, Trainer, resolve_device
 from gsto_spec.memory import advice, estimate
 from gsto_spec.precision import Precision
 from gsto_train.report import Report
+from gsto_train.run.host import free_host_memory
 from gsto_train.run.job import Job
-
-_KNOWN = Path("/proc/meminfo")
 
 
 @runtime_checkable
 class KnowsFreeMemory(Protocol):
     """A backend that knows how much memory of a device is free."""
 
-    def free_memory(self, device: str) -> int:
-        """Return bytes."""
+    def free_memory(self, device: str) -> int | None:
+        """Return bytes; None where its framework does not say, which of a CPU it need not."""
 
 
 @runtime_checkable
@@ -30,20 +28,46 @@ class KnowsItsMemory(Protocol):
         """Return bytes on each device for a global batch of N x C x H x W, `peak` among them."""
 
 
-def tell_estimate(job: Job, report: Report) -> None:
-    """Say what a step takes by the graph, and what to set where that is more than is free."""
-    train, terms = job.settings.train, job.training_terms()
-    if train.precision not in get_args(Precision):  # A backend's own.
-        return
+@dataclass(frozen=True)
+class Needed:
+    """Bytes of a step by the graph, for crops N x 3 x H x W of one process; None where nobody knows."""
+
+    step_bytes: int
+    free_bytes: int | None
+    shape: tuple[int, int, int, int]
+    precision: Precision
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing is known that speaks against it."""
+        return self.free_bytes is None or self.step_bytes <= self.free_bytes
+
+
+def needed(job: Job) -> Needed | None:
+    """Return what a step takes; None for a precision of the backend's own."""
+    train = job.settings.train
+    if train.precision not in get_args(Precision):
+        return None
     precision = cast(Precision, train.precision)
     shape = (len(job.processes.share(train.batch)), 3, *job.settings.data.crop)
-    needed = estimate(job.graph, shape, terms, precision).peak
     free = free_memory(job.backend, resolve_device(job.backend, train.device, precision))
-    known = "" if free is None else f", {gibibytes(free)} are free"
-    report.note(f"memory: {gibibytes(needed)} for a step of {shape[0]} crops, by the graph{known}")
-    if free is not None and needed > free:
+    return Needed(estimate(job.graph, shape, job.training_terms(), precision).peak, free, shape, precision)
+
+
+def tell_estimate(job: Job, report: Report) -> None:
+    """Say what a step takes by the graph, and what to set where that is more than is free."""
+    found = needed(job)
+    if found is None:
+        return
+    known = "" if found.free_bytes is None else f", {gibibytes(found.free_bytes)} are free"
+    told = f"{gibibytes(found.step_bytes)} for a step of {found.shape[0]} crops, by the graph{known}"
+    report.note(f"memory: {told}")
+    if found.free_bytes is not None and not found.fits:
         report.note("warning: that will not fit; what makes it less, and how much it is then:")
-        for line in advice(job.graph, shape, terms, free, precision, devices=job.processes.count):
+        for line in advice(
+            job.graph, found.shape, job.training_terms(), found.free_bytes, found.precision,
+            devices=job.processes.count,
+        ):  # fmt: skip
             report.note(f"  {line}")
 
 
@@ -56,19 +80,8 @@ def tell_analysis(job: Job, trainer: Trainer, report: Report) -> None:
 
 def free_memory(backend: Backend, device: str) -> int | None:
     """Return the free bytes of a device; None where nobody tells."""
-    if isinstance(backend, KnowsFreeMemory):
-        return backend.free_memory(device)
-    return free_host_memory() if device == "cpu" else None
-
-
-def free_host_memory(known: Path = _KNOWN) -> int | None:
-    """Return the bytes that programs may still have of this machine, as Linux tells; else None."""
-    try:
-        lines = dict(line.split(":", 1) for line in known.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        pages = {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"} & set(getattr(os, "sysconf_names", ()))
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if len(pages) == 2 else None
+    told = backend.free_memory(device) if isinstance(backend, KnowsFreeMemory) else None
+    return free_host_memory() if told is None and device == "cpu" else told
 
 
 def gibibytes(count: int) -> str:

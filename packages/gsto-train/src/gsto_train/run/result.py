@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from gsto_train import resolve
+from gsto_train import resolve, schema
 from gsto_train.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from gsto_train.report import Report, duration
 from gsto_train.run import runfolder
 from gsto_train.run.job import Job
 from gsto_train.run.keeping import Kept
+from gsto_train.segmentation.task import Segmentation
 from gsto_train.stopwatch import Stopwatch
 
 
@@ -55,12 +57,31 @@ def describe_result(
     }
 
 
+_TOLD = ("architecture", "benchmark", "protocol", "metrics", "model", "steps", "batch", "seeds", "backend",
+         "precision", "environment")  # fmt: skip
+_PLACES_HERE = ("data.folder", "architecture.initialize_from")
+"""Settings that name places on the machine of whoever trained, which are nobody else's business."""
+
+
 def card(job: Job, result: Mapping[str, object]) -> dict[str, object]:
-    """What goes with the weights: what they were trained on and how, what they score, what they take."""
-    told = ("architecture", "benchmark", "protocol", "metrics", "model", "steps", "batch", "seeds")
+    """What goes with the weights: what they were trained on and how, what they score, what they take.
+
+    The licence is for whoever shares them to state.
+    """
+    task, settings = job.task, schema.values_in_use(job.settings)
+    counts = {"training": task.training_count, "validation": task.validation_count}
     preprocessing = {"channels": "RGB / 255", "mean": IMAGENET_MEAN, "deviation": IMAGENET_STD}
-    return {**{key: result[key] for key in told}, "classes": job.task.labels,
-            "preprocessing": preprocessing}  # fmt: skip
+    started_from = job.settings.architecture.initialize_from
+    return {
+        **{key: result[key] for key in _TOLD},
+        "data": {"benchmark": job.plan.benchmark, "kind": job.settings.data.kind, task.unit: counts},
+        "classes": task.labels,
+        "palette": task.training.palette if isinstance(task, Segmentation) else None,
+        "preprocessing": preprocessing,
+        "initialized_from": started_from and Path(started_from).name,
+        "settings": schema.nest({key: settings[key] for key in settings if key not in _PLACES_HERE}),
+        "licence": None,
+    }
 
 
 def show(job: Job, report: Report, result: Mapping[str, Any], watch: Stopwatch) -> None:

@@ -1,13 +1,16 @@
 """The folder of one run: its configuration, environment, graph, metrics, checkpoints and result."""
 
 import contextlib
+import errno
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from gsto_spec.weights import WEIGHTS_FILE
 from gsto_train.errors import InputError, nearest_path
-from gsto_train.files import partial, replace, write_json
+from gsto_train.files import partial, read_bytes, read_text, replace, write_json
 
 CONFIG, ENVIRONMENT, GRAPH = "config.json", "environment.json", "graph.json"
 METRICS, EVALUATIONS, BASELINES, RESULT = (
@@ -16,6 +19,9 @@ METRICS, EVALUATIONS, BASELINES, RESULT = (
     "baselines.json",
     "result.json",
 )
+
+CONFUSION = "confusion"
+"""A key of evaluations.jsonl that no score is: the pixels of each class, rows the truth."""
 
 TIMINGS = "timings.jsonl"
 """What took how long, apart from metrics.jsonl, which is the same whenever the run is."""
@@ -33,6 +39,8 @@ MODEL = "model"
 """The trained network as a saved model."""
 
 _FILES = (CONFIG, ENVIRONMENT, GRAPH, *JOURNALS, BASELINES, RESULT, INITIALIZATION)
+
+_FOLDERS = ("checkpoints", TENSORBOARD, MODEL)
 
 RUNS = Path("runs")
 """Where runs go that were given no folder."""
@@ -56,11 +64,7 @@ class RunFolder:
         absent = tuple(folder for folder in (path, *path.parents) if not folder.exists())
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if not all(map(_is_false_start, path.iterdir())):
-                raise InputError(
-                    f"{path}: this output folder is not empty; add --resume to go on with the run in it, "
-                    "or give another --output"
-                )
+            _check_empty(path)
             (path / "checkpoints").mkdir(exist_ok=True)
         except OSError as error:
             raise _unwritable(path, error) from None
@@ -69,17 +73,38 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
         """Open a run to go on with; raises `InputError` where there is none or it cannot be written."""
-        if not (path / CONFIG).is_file():
-            found = f"no such folder{nearest_path(path)}" if not path.exists() else f"no {CONFIG} in it"
-            raise InputError(f"{path}: no run to resume here: {found}; check --output, or leave out --resume")
+        cls.existing(path)
         try:
             (path / "checkpoints").mkdir(exist_ok=True)
             probe = path / ".writable"
-            probe.touch()
+            probe.unlink(missing_ok=True)
+            probe.touch(exist_ok=False)
             probe.unlink()
         except OSError as error:
             raise _unwritable(path, error) from None
         return cls(path)
+
+    @classmethod
+    def existing(cls, path: Path) -> "RunFolder":
+        """Return a run's folder to read; raises `InputError` where there is none."""
+        if not is_run(path):
+            found = f"no such folder{nearest_path(path)}" if not path.exists() else f"no {CONFIG} in it"
+            raise InputError(f"{path}: no run to resume here: {found}; check --output, or leave out --resume")
+        for name in (*_FILES, *_FOLDERS):
+            _check_own(path / name, folder=name in _FOLDERS)
+        return cls(path)
+
+    def check(self, *, resume: bool) -> None:
+        """Raise `InputError` where `open` or `create` would; nothing is written."""
+        place = next(each for each in (self.path.absolute(), *self.path.absolute().parents) if each.exists())
+        try:
+            if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+                number = errno.EACCES if place.is_dir() else errno.ENOTDIR
+                raise OSError(number, os.strerror(number), str(place))
+            if not resume and self.path.exists():
+                _check_empty(self.path)
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
 
     def discard(self) -> bool:
         """Remove what a new run wrote, unless it holds a checkpoint; returns whether the way is free again.
@@ -103,7 +128,8 @@ class RunFolder:
         """Read a JSON object; raises `InputError` where the file holds something else."""
         path = self.path / name
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = json.loads(read_text(path))
+            json.dumps(value, ensure_ascii=False).encode()  # What no file can hold could not be told again.
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: expected a JSON object, found an error: {error}") from None
         if not isinstance(value, dict):
@@ -112,9 +138,12 @@ class RunFolder:
 
     def lines(self, name: str) -> list[dict[str, object]]:
         """Return the whole lines of a file of them; none where there is no such file."""
+        return [json.loads(line) for line in self.text(name).splitlines() if _step(line) is not None]
+
+    def text(self, name: str) -> str:
+        """Return what a file holds, as far as it is text; nothing where there is no such file."""
         path = self.path / name
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        return [json.loads(line) for line in text.splitlines() if _step(line) is not None]
+        return read_bytes(path).decode(errors="replace") if path.exists() else ""
 
     def truncate(
         self,
@@ -132,7 +161,7 @@ class RunFolder:
         if not path.exists():
             return []
         kept = []
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        for number, line in enumerate(self.text(name).splitlines(), 1):
             at = _step(line)
             if at is None or not reads(json.loads(line)):
                 note(f"warning: {path}: line {number} does not read and is dropped")
@@ -140,6 +169,25 @@ class RunFolder:
                 kept.append(line)
         replace(path, "".join(f"{line}\n" for line in kept).encode())
         return [json.loads(line) for line in kept]
+
+
+def _check_own(path: Path, *, folder: bool) -> None:
+    """Raise `InputError` for what is there and no run leaves; a link may lead out of its folder."""
+    right = path.is_dir() if folder else path.is_file()
+    if path.is_symlink() or (path.exists() and not right):
+        wanted = "folder" if folder else "file"
+        found = "a link" if path.is_symlink() else _kind(path)
+        expected = f"expected a {wanted} of the run's own, found {found}"
+        raise InputError(f"{path}: {expected}; put the {wanted} there")
+
+
+def _kind(path: Path) -> str:
+    return "a folder" if path.is_dir() else "a file" if path.is_file() else "a pipe or device"
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a folder is a run's: a saved model has such a file too, its weights beside it."""
+    return (path / CONFIG).is_file() and not (path / WEIGHTS_FILE).exists()
 
 
 def default_folder(name: str, *, resume: bool) -> Path:
@@ -153,6 +201,14 @@ def default_folder(name: str, *, resume: bool) -> Path:
     if not numbers:
         raise InputError(f"{RUNS / name}: no run to resume here; give its folder with --output")
     return RUNS / (name if max(numbers) == 1 else f"{name}-{max(numbers)}")
+
+
+def _check_empty(path: Path) -> None:
+    if not all(map(_is_false_start, path.iterdir())):
+        raise InputError(
+            f"{path}: this output folder is not empty; add --resume to go on with the run in it, or give "
+            "another --output"
+        )
 
 
 def _is_false_start(path: Path) -> bool:

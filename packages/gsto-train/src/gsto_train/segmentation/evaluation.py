@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 from gsto_spec.backend import Predictor
 from gsto_spec.graph import Graph
 from gsto_spec.ops import Resize
-from gsto_train.data.cityscapes import label_ids
+from gsto_train.data.cityscapes import CLASSES, label_ids
 from gsto_train.data.loader import LoadedBatch, evaluation_batches
 from gsto_train.data.readable import Subset
 from gsto_train.data.samples import IGNORE_LABEL, Dataset
 from gsto_train.errors import InputError
+from gsto_train.finite import WatchedPredictor, count_not_finite
 from gsto_train.metrics import CityscapesCounts, CityscapesScores, ConfusionMatrix, SegmentationScores
 from gsto_train.metrics.segmentation import AbsentClasses
 from gsto_train.processes import ALONE, Processes, Sum
 from gsto_train.segmentation.procedures import WHOLE, Procedure, Size, class_planes, largest, resize
 from gsto_train.settings import DataSettings, EvaluationSettings
+from gsto_train.task import OnConfusion
 
 
 @dataclass(frozen=True)
@@ -79,31 +81,45 @@ def evaluate(
     evaluation: Evaluation = PLAIN,
     on_pictures: Callable[[int], None] = lambda count: None,
     on_classes: OnClasses = lambda name, classes: None,
+    on_not_finite: Callable[[int], None] = lambda count: None,
+    on_confusion: OnConfusion = lambda counts: None,
     processes: Processes = ALONE,
 ) -> SegmentationScores:
     """Return the scores of the first output over every picture once, each predicted by one of `processes`.
 
     Those of a data set with instance maps are `CityscapesScores`, unless labels are resized. `on_classes`
-    gets the name and classes, (H, W), of every picture of this process; `on_pictures` hears of each batch.
+    gets the name and classes, (H, W), of every picture of this process; `on_pictures` hears of each batch,
+    `on_not_finite` at the end of how many pictures not all logits were finite, `on_confusion` of the counts
+    behind the scores. Raises `NotFiniteError` where none was.
     """
+    watched = WatchedPredictor(predictor)
     scorer, indices = _scorer(dataset, evaluation), processes.share(len(dataset))
     seen = 0
     batches = evaluation_batches(dataset, batch=batch, threads=threads, indices=indices)
-    with processes.together(), closing(batches):
+    # What is not finite is counted; numpy need not warn of it besides.
+    with processes.together(), closing(batches), np.errstate(invalid="ignore"):
         for loaded in batches:
             label = _resized_label(loaded, evaluation)
             size: Size = (label.shape[1], label.shape[2])
             planes = class_planes(
-                predictor, loaded.image, evaluation.procedure, size, align_corners=align_corners
+                watched, loaded.image, evaluation.procedure, size, align_corners=align_corners
             )
             for offset, (name, classes) in enumerate(zip(loaded.names, largest(planes), strict=True)):
                 scorer.update(indices[seen + offset], label[offset], classes)
                 on_classes(name, classes)
+            watched.scored(loaded.names)
             seen += len(loaded.names)
             on_pictures(len(loaded.names))
     scorer.gather(processes.sum)
     scored = int(processes.sum(np.array([seen]))[0])
     assert scored == len(dataset), f"scored {scored} pictures of {len(dataset)}"
+    on_not_finite(
+        count_not_finite(
+            watched.names, found_finite=watched.found_finite, total=scored, unit="pictures",
+            processes=processes,
+        )
+    )  # fmt: skip
+    on_confusion(scorer.confusion())
     return scorer.scores()
 
 
@@ -167,6 +183,9 @@ class _Scorer(Protocol):
     def gather(self, add: Sum) -> None:
         """Take in what every process counted."""
 
+    def confusion(self) -> NDArray[np.int64]:
+        """Return the pixels of each class, (K, K): rows the truth, columns the prediction."""
+
     def scores(self) -> SegmentationScores: ...
 
 
@@ -179,6 +198,9 @@ class _Plain:
 
     def gather(self, add: Sum) -> None:
         self._confusion = ConfusionMatrix.from_counts(add(self._confusion.counts))
+
+    def confusion(self) -> NDArray[np.int64]:
+        return self._confusion.counts
 
     def scores(self) -> SegmentationScores:
         return self._confusion.scores(absent=self._absent)
@@ -199,6 +221,10 @@ class _Cityscapes:
     def gather(self, add: Sum) -> None:
         counts = self._counts
         self._counts = CityscapesCounts.from_counts(add(counts.pixels), add(counts.instances))
+
+    def confusion(self) -> NDArray[np.int64]:
+        scored = label_ids(np.arange(len(CLASSES)))
+        return self._counts.pixels[np.ix_(scored, scored)]
 
     def scores(self) -> SegmentationScores:
         return self._counts.scores()

@@ -14,6 +14,7 @@ from gsto_train.data.readable import Subset
 from gsto_train.data.resized import Resized
 from gsto_train.data.samples import IGNORE_LABEL, Dataset, Sample
 from gsto_train.errors import InputError
+from gsto_train.finite import NOT_FINITE, told_of
 from gsto_train.processes import ALONE, Processes
 from gsto_train.report import Report, Scores
 from gsto_train.segmentation import evaluation
@@ -21,6 +22,7 @@ from gsto_train.segmentation.comparison import are_scores, baseline_scores
 from gsto_train.segmentation.evaluation import Evaluation, OnClasses
 from gsto_train.segmentation.procedures import Procedure
 from gsto_train.settings import Settings
+from gsto_train.task import OnConfusion
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,11 @@ class Segmentation:
         on_scored: Callable[[int], None],
         on_classes: OnClasses = lambda name, classes: None,
         *,
+        on_confusion: OnConfusion = lambda counts: None,
         processes: Processes = ALONE,
     ) -> dict[str, Any]:
         """Score the validation pictures by `protocol`; `on_classes` gets each one's name and classes."""
+        not_finite = list[int]()
         scores = evaluation.evaluate(
             predictor,
             self.validation,
@@ -125,9 +129,12 @@ class Segmentation:
             evaluation=self.evaluation,
             on_pictures=on_scored,
             on_classes=on_classes,
+            on_not_finite=not_finite.append,
+            on_confusion=on_confusion,
             processes=processes,
         )
-        return evaluation.as_json(scores, self.validation.classes)
+        found = evaluation.as_json(scores, self.validation.classes)
+        return found | ({NOT_FINITE: not_finite[0]} if not_finite[0] else {})
 
     def score(self, scores: Scores) -> float | None:
         """Return the mean IoU."""
@@ -137,7 +144,8 @@ class Segmentation:
     def headline(self, scores: Scores) -> str:
         """Return the mean IoU in words."""
         found = self.score(scores)
-        return f"mean IoU {float('nan') if found is None else found:.3f}"
+        mean = float("nan") if found is None else found
+        return f"mean IoU {mean:.3f}{told_of(scores, self.unit)}"
 
     def facts(self) -> dict[str, Any]:
         """Return how many pictures there are, how many files are left out, and the seed of generated ones."""
@@ -152,6 +160,9 @@ class Segmentation:
     def show(self, report: Report, title: str, columns: Mapping[str, Scores]) -> None:
         """Print the IoU of every class, and the pooled scores."""
         report.scores(title, columns)
+        for name, scores in columns.items():
+            if told_of(scores, self.unit):
+                report.note(f"warning: {name}: {self.headline(scores)}")
 
 
 def _left_out(dataset: Dataset) -> int:

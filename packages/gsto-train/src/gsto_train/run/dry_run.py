@@ -1,0 +1,84 @@
+"""A run that is only resolved: what it would do and need, with nothing written."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from gsto_train import schema
+from gsto_train.report import Report
+from gsto_train.run import checkpoint
+from gsto_train.run.initialization import initial_weights
+from gsto_train.run.job import Job
+from gsto_train.run.memory import needed, tell_estimate
+from gsto_train.run.result import title
+
+
+def dry_run(job: Job, report: Report) -> dict[str, Any]:
+    """Check what `run` would begin with, its first batch read, and say what it would do.
+
+    `job` is one that is only `resolved`. Raises as `prepare` and `begin` do for what is wrong, and what
+    reading a picture raises.
+    """
+    job.folder.check(resume=job.resumed)
+    step = _first_step(job, report)
+    if step == 0:
+        initial_weights(job.settings, job.graph)
+    report.note(title(job))
+    tell_estimate(job, report)
+    _read_first_batch(job, step)
+    told = describe(job, step)
+    for line in _lines(job, told):
+        report.say(line)
+    return told
+
+
+def describe(job: Job, step: int) -> dict[str, Any]:
+    """Return what a run from `step` on would do, ready for JSON."""
+    train, memory = job.settings.train, needed(job)
+    return {
+        "backend": job.backend.name,
+        "architecture": job.settings.architecture.name,
+        "benchmark": job.plan.benchmark,
+        "protocol": job.task.protocol(job.graph),
+        "graph_digest": job.graph.digest,
+        "parameters": sum(map(math.prod, job.graph.trainable.values())),
+        job.task.unit: {"training": job.task.training_count, "validation": job.task.validation_count},
+        job.task.label_unit: list(job.task.labels),
+        "first_step": step,
+        "steps": job.total_steps,
+        "epochs": job.total_steps * train.batch / job.task.training_count,
+        "batch": train.batch,
+        "precision": train.precision,
+        "processes": job.processes.count,
+        "memory": None if memory is None else dataclasses.asdict(memory),
+        "output": str(job.folder.path),
+        "go_on_with": job.resume_command,
+        "settings": schema.nest(schema.values_in_use(job.settings)),
+    }
+
+
+def _lines(job: Job, told: Mapping[str, Any]) -> list[str]:
+    steps, batch = told["steps"] - told["first_step"], told["batch"]
+    begun = f" from step {told['first_step']} on" if told["first_step"] else ""
+    crops, count = steps * batch, job.task.training_count
+    return [
+        f"would take {steps} steps{begun}: {crops} crops, {crops / count:.3g} epochs of {count} "
+        f"{job.task.unit}",
+        f"would score {job.task.validation_count} {job.task.unit}: {told['protocol']}",
+        f"would write into {told['output']}, and go on after an interrupt with: {told['go_on_with']}",
+        "nothing was written; the first batch was read, and gsto-data check reads every picture",
+    ]
+
+
+def _first_step(job: Job, report: Report) -> int:
+    saved = checkpoint.newest(job.folder.checkpoints, report.note) if job.resumed else None
+    return 0 if saved is None else saved.progress.step
+
+
+def _read_first_batch(job: Job, step: int) -> None:
+    batches = job.batches(start_step=step, total_steps=min(step + 1, job.total_steps))
+    try:
+        next(batches, None)
+    finally:
+        batches.close()

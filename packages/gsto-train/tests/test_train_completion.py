@@ -1,0 +1,79 @@
+"""What the shell completes, by the protocol that click's scripts for bash, zsh and fish speak."""
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+
+import click
+import pytest
+from click.shell_completion import get_completion_class
+
+import gsto_spec
+from gsto_spec.backend import backends
+from gsto_train import benchmarks
+from gsto_train.schema import describe
+from gsto_train.settings import Settings
+
+COMMANDS = ("bench", "convert", "data", "doctor", "eval", "predict", "report", "train")
+
+
+def offered(name: str, *words: str) -> list[str]:
+    """What is offered for the last of the words."""
+    module = {"eval": "evaluate"}.get(name, name)
+    command: click.Command = import_module(f"gsto_train.commands.{module}").command
+    shell = get_completion_class("bash")
+    assert shell is not None
+    found = shell(command, {}, f"gsto-{name}", "_UNUSED").get_completions(list(words[:-1]), words[-1])
+    return [each.value if each.type == "plain" else each.type for each in found]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_completes_its_options(name: str) -> None:
+    assert "--help" in offered(name, "--")
+
+
+@pytest.mark.parametrize("name", ["eval", "predict", "train"])
+def test_names_are_completed(name: str) -> None:
+    assert offered(name, "--benchmark", "") == list(benchmarks.names())
+    assert offered(name, "--architecture", "gsto-hrnet-w48") == ["gsto-hrnet-w48"]
+    assert offered(name, "--architecture", "") == list(gsto_spec.architectures())
+    assert offered(name, "--backend", "") == list(backends())
+    assert offered(name, "--set", "") == [f"{key}=" for key in describe(Settings)]
+    assert offered(name, "--set", "train.learning_r") == ["train.learning_rate="]
+    assert offered(name, "--device", "c") == ["cpu", "cuda"]
+    assert offered(name, "--precision", "b") == ["bfloat16"]
+
+
+def test_files_and_folders_are_completed_where_they_are_taken() -> None:
+    assert offered("train", "--benchmark", "mine/own") == ["file"]
+    assert offered("train", "--architecture", "graphs/a") == ["file"]
+    assert offered("train", "--data", "") == ["dir"]
+    assert offered("data", "check", "camvid-") == ["camvid-small"]
+    assert offered("bench", "st") == ["step"]
+
+
+def asked(shell: str, instruction: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Start `gsto-train` as a shell's script does."""
+    code = "from gsto_train.commands.train import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **variables, "_GSTO_TRAIN_COMPLETE": f"{shell}_{instruction}"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_a_shells_script_gets_its_answer() -> None:
+    words = {"COMP_WORDS": "gsto-train --benchmark camvid-", "COMP_CWORD": "2"}
+    for shell, answer in (("bash", "plain,camvid-small"), ("zsh", "plain\ncamvid-small\n_")):
+        done = asked(shell, "complete", **words)
+        assert (done.returncode, done.stdout.strip()) == (0, answer), done
+    done = asked("fish", "complete", COMP_WORDS="gsto-train --benchmark camvid-", COMP_CWORD="camvid-")
+    assert "camvid-small" in done.stdout, done
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shells_script_is_printed(shell: str) -> None:
+    done = asked(shell, "source")
+    assert done.returncode == 0, done
+    assert "_GSTO_TRAIN_COMPLETE" in done.stdout and f"{shell}_complete" in done.stdout

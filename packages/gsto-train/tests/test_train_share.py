@@ -1,0 +1,197 @@
+"""What a run leaves to be shared, the commands on it, and `gsto-eval --verify`."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from gsto_spec import GraphBuilder
+from gsto_spec.pretrained import FILES, save_pretrained
+from gsto_spec.weights import load_directory, save_directory
+from gsto_train.commands import evaluate, predict
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def score(command: Any, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs `gsto-eval`, or another command's `main`, in a working folder with the linear backend."""
+
+    def run(*arguments: str, main: Callable[..., Any] = evaluate.main) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        captured = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def shared(command: Any, pictures: Path) -> Path:
+    """A copy, far from the run, of what a run leaves; its classes have colours of their own."""
+    table = json.loads((pictures / "classes.json").read_text())
+    table["palette"] = [[9, 8, 7], [6, 5, 4], [3, 2, 1]]
+    (pictures / "classes.json").write_text(json.dumps(table))
+    assert command("--output", "run").status == 0
+    return Path("run/model").rename("shared")
+
+
+VERIFY = ("shared", "--verify", "--precision", "float32")
+
+
+def card_with(folder: Path, **entries: Any) -> None:
+    path = folder / "card.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+
+
+def test_a_run_leaves_all_that_goes_with_a_shared_model(shared: Path, pictures: Path) -> None:
+    assert {path.name for path in shared.iterdir()} == {*FILES}
+    _, _, card = load_directory(shared)
+    assert card["palette"] == [[9, 8, 7], [6, 5, 4], [3, 2, 1]]
+    assert card["data"] == {
+        "benchmark": "folder",
+        "kind": "list",
+        "pictures": {"training": 4, "validation": 2},
+    }
+    config = json.loads(Path("run/config.json").read_text())
+    settings = config["settings"]
+    assert settings["data"].pop("folder") == str(pictures)
+    del settings["architecture"]["initialize_from"]
+    assert card["settings"] == settings
+    page = (shared / "README.md").read_text()
+    assert "| red | [9, 8, 7] |" in page
+    assert not any(str(pictures) in path.read_text() for path in (shared / "card.json", shared / "README.md"))
+
+
+def test_a_shared_model_is_scored_and_predicts_by_what_its_card_says(
+    shared: Path, score: Run, pictures: Path
+) -> None:
+    status, out, error = score("shared", "--data", str(pictures), "--json")
+    assert status == 0, error
+    found, result = json.loads(out), json.loads(Path("run/result.json").read_text())
+    for key in ("metrics", "protocol", "benchmark", "backend", "architecture"):
+        assert found[key] == result[key]
+    status, _, error = score(
+        str(pictures / "4.png"), "--model", "shared", "--output", "seen", main=predict.main
+    )
+    assert status == 0, error
+    assert "#090807" in Path("seen/legend.svg").read_text()
+
+
+def test_a_card_runs_no_code_and_its_settings_may_be_of_another_version(
+    shared: Path, score: Run, pictures: Path
+) -> None:
+    Path("evil.py").write_text("raise SystemExit('ran')")
+    card_with(shared, backend="evil:backend", settings={"data": {"kind": "sences"}})
+    status, _, error = score("shared", "--benchmark", "folder", "--data", str(pictures))
+    assert (status, error) == (
+        2,
+        "gsto-eval: shared: names no backend; give one with --backend, torch or jax\n",
+    )
+    status, _, error = score("shared", "--backend", "linear")
+    assert (status, "name the benchmark with --benchmark" in error) == (2, True)
+    benchmark = ("--benchmark", "folder", "--data", str(pictures))
+    status, _, error = score("shared", "--backend", "linear", *benchmark)
+    assert (status, "its settings are not those of this version" in error) == (0, True)
+    assert score(*VERIFY, "--backend", "linear")[0] == 0
+    assert "evil" not in sys.modules
+
+
+def test_a_shared_model_is_verified(shared: Path, score: Run) -> None:
+    status, out, error = score(*VERIFY)
+    assert (status, error) == (0, "")
+    assert out.startswith("shared: verified: 2 tensors and graph ")
+    assert out.endswith("of what rounding may do)\n")
+    found = json.loads(score(*VERIFY, "--json")[1])
+    assert (found["verified"], found["problems"], found["backend"]) == (True, [], "linear")
+    assert found["outputs"]["stage4"]["distance"] <= found["outputs"]["stage4"]["bound"]
+
+
+def test_a_run_is_verified_by_its_model(command: Any, score: Run) -> None:
+    command("--output", "run")
+    assert score("run", *VERIFY[1:])[0] == 0
+
+
+def test_a_tensor_that_changed_is_named(shared: Path, score: Run) -> None:
+    tensors = load_file(shared / "model.safetensors")
+    tensors["head.bias"][0] = np.nextafter(tensors["head.bias"][0], np.float32(9))
+    save_file(tensors, shared / "model.safetensors")
+    status, out, error = score(*VERIFY)
+    assert (status, out) == (1, "")
+    assert error == (
+        "gsto-eval: shared: not as it was saved: model.safetensors is not the file that card.json describes; "
+        "tensor head.bias is not the one recorded\n"
+    )
+    status, out, _ = score(*VERIFY, "--json")
+    assert (status, json.loads(out)["verified"]) == (1, False)
+
+
+def test_a_backend_that_computes_something_else_is_told(shared: Path, score: Run) -> None:
+    status, _, error = score(
+        "shared", "--verify", "--precision", "float64"
+    )  # linear computes in float32 there
+    assert status == 1
+    assert "output stage4 lies" in error
+    assert "the definition" not in error
+    record = json.loads((shared / "golden.json").read_text())
+    record["outputs"]["stage4"][0][0] += 1
+    (shared / "golden.json").write_text(json.dumps(record))
+    assert "from the recorded answer, rounding explains" in (error := score(*VERIFY)[2])
+    assert "and so does the definition here" in error
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_a_model_that_one_wrote_is_verified_on_a_backend_that_trains_and_scores(
+    score: Run, backend: str, tmp_path: Path
+) -> None:
+    pytest.importorskip(f"gsto_{backend}")
+    build = GraphBuilder()
+    x = build.relu(build.batch_norm("bn", build.conv2d("conv", build.input(), 8, kernel=3, stride=2)))
+    graph = build.graph({"y": build.resize(build.conv2d("head", x, 3, bias=True), like="image")})
+    draw = np.random.default_rng(0)
+    weights = {
+        name: draw.uniform(0.5, 1, shape).astype(np.float32) for name, shape in graph.parameters.items()
+    }
+    save_pretrained(tmp_path / "mine", graph, weights)
+    for precision in ((), ("--precision", "float32")):
+        status, out, error = score(str(tmp_path / "mine"), "--verify", "--backend", backend, *precision)
+        assert (status, error) == (0, ""), out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("shared", "--verify", "--submit", "x"), "--verify goes with --backend"),
+        (("shared", "--verify", "--set", "train.seed=1"), "--verify goes with --backend"),
+        (("shared", "--verify", "--precision", "tf32"), "a golden answer is held to in float32 or float64"),
+        (("shered", "--verify"), "shered: no such folder of a saved model (did you mean 'shared'?)"),
+        (("bare", "--verify", "--backend", "linear"), "save the network again with save_pretrained"),
+        (("me/net", "--verify"), "to ask the hub for it, pip install huggingface_hub"),
+        (("me/net",), "to ask the hub for it, pip install huggingface_hub"),
+        (("bare", "--benchmark", "folder", "--data", "pictures"), "names no backend; give one with"),
+        (("bare", "--backend", "linear"), "says nothing of the data to score on; name the benchmark"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_verified_is_told_in_one_line(
+    shared: Path, score: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    graph, weights, _ = load_directory(shared)
+    save_directory("bare", graph, weights)
+    status, out, error = score(*arguments)
+    assert (status, out, len(error.splitlines())) == (2, "", 1)
+    assert message in error
+
+
+def test_a_folder_to_share_is_no_run_to_resume(shared: Path, command: Any) -> None:
+    outcome = command("--output", "shared", "--resume", new=False)
+    assert outcome.status == 2
+    assert "no run to resume here" in outcome.error
+    assert {path.name for path in shared.iterdir()} == {*FILES}
