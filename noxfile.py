@@ -3,6 +3,7 @@
 `nox -l` lists them, `nox` alone runs what continuous integration runs, and `nox -s train` runs the main job.
 """
 
+import sys
 from pathlib import Path
 
 import nox
@@ -11,7 +12,7 @@ nox.needs_version = ">=2024.4.15"
 # Not uv: it does not read pip's configuration, where a machine names its CPU build of torch.
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "imports", "repository", "tests", "conformance_quick"]
+nox.options.sessions = ["lint", "types", "imports", "repository", "tests", "conformance_quick", "docs_quick"]
 
 ROOT = Path(__file__).parent
 PACKAGES = ("gsto-spec", "gsto-torch", "gsto-jax", "gsto-train")
@@ -27,7 +28,13 @@ TEST_ENVIRONMENTS = [
 ]
 
 # What a package's extras need, so that their tests run.
-OPTIONAL = {"gsto-spec": ["onnx", "onnxruntime"], "gsto-train": ["matplotlib", "tensorboardX"]}
+OPTIONAL = {
+    "gsto-spec": ["huggingface_hub", "onnx", "onnxruntime"],
+    "gsto-train": ["matplotlib", "tensorboardX"],
+}
+
+# Where speeds are kept, and the document that tells them.
+SPEED = ("packages/gsto-train/src/gsto_train/benchmarks/results", "--document", "docs/speed.md")
 
 REFUSE_PRESENT = """
 import importlib.util, sys
@@ -62,7 +69,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Types of sources and tests (mypy --strict)."""
     install(session, "mypy", "nox", "hypothesis", "pytest", *map(folder, PACKAGES))
-    session.run("mypy", "noxfile.py", "conftest.py", "tests", "conformance", "faults")
+    session.run("mypy", "noxfile.py", "conftest.py", "tests", "conformance", "faults", "fuzz", "pages")
     session.run("mypy", "packages/conftest.py")
     for package in PACKAGES:
         session.run("mypy", f"{folder(package)}/src", f"{folder(package)}/tests")
@@ -109,10 +116,45 @@ def conformance(session: nox.Session) -> None:
 
 @nox.session
 def conformance_quick(session: nox.Session) -> None:
-    """The conformance suite's own tests, then its quick profile."""
+    """The conformance suite's own tests, its quick profile, then a few hundred cases of `fuzz`."""
     install_all(session)
     session.run("pytest", "conformance/meta")
     session.run("python", "-m", "conformance", "--profile", "quick")
+    session.run("pytest", "fuzz")
+
+
+def build_site(session: nox.Session) -> None:
+    """The site in site/, from docs/; whatever Sphinx warns of, dead links included, is an error."""
+    install_all(session)
+    install(session, "furo", "matplotlib", "myst-parser", "onnx", "sphinx")
+    session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", "docs", "site")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, and every block of code on every page, run; minutes. Options of pytest go after --."""
+    build_site(session)
+    session.run("python", "-m", "pytest", "pages", *session.posargs)
+
+
+@nox.session
+def docs_quick(session: nox.Session) -> None:
+    """The site, and the pages' links and commands, which are parsed; their blocks are not run."""
+    build_site(session)
+    session.run("python", "-m", "pytest", "pages/test_reading.py", "pages/test_runner.py")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """All that docs/speed.md tells of a CPU, measured and written there: twenty minutes, machine idle."""
+    install(session, *map(folder, PACKAGES), f"{folder('gsto-train')}[engines]")
+    session.run("python", "-m", "gsto_train.bench.suites", "cpu", *SPEED, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def bench_gpu(session: nox.Session) -> None:
+    """The same of a GPU, in the environment that runs nox: its torch and JAX must be built for the card."""
+    session.run(sys.executable, "-m", "gsto_train.bench.suites", "cuda", *SPEED, *session.posargs)
 
 
 @nox.session
@@ -120,6 +162,13 @@ def faults(session: nox.Session) -> None:
     """Whether runs survive: killed, on failing disks, with damaged files; 25 minutes at most."""
     install_all(session)
     session.run("python", "-m", "faults", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Whether readers refuse hostile input: more than ten thousand cases; 20 minutes at most."""
+    install_all(session)
+    session.run("python", "-m", "fuzz", *session.posargs)
 
 
 @nox.session
@@ -134,7 +183,7 @@ def conformance_onnx(session: nox.Session) -> None:
     """Exported graphs, run by ONNX Runtime, against the definition."""
     install_all(session)
     install(session, "onnx", "onnxruntime")
-    checks = "outputs_at or inference_form or every_node_of_an_architecture"
+    checks = "outputs_at_several or inference_form or every_node_of"
     backend = "conformance.onnx_backend:OnnxBackend"
     options = ("--backend", backend, "--precision", "float32", "-k", checks)
     session.run("python", "-m", "conformance", *options, *session.posargs)
@@ -166,8 +215,51 @@ def train(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build the source distribution and the wheel of every package into dist/."""
-    install(session, "hatchling")
+    """Build the source distribution and the wheel of every package into dist/, and look into them."""
+    install(session, "build", "hatchling", "packaging")
+    output = ROOT / "dist"
     for package in PACKAGES:
-        with session.chdir(ROOT / "packages" / package):
-            session.run("hatchling", "build", "--directory", str(ROOT / "dist"))
+        # The wheel is built from the source distribution, which so proves to be complete.
+        session.run("python", "-m", "build", "--no-isolation", "--outdir", str(output), folder(package))
+    session.run("python", "tests/distributions.py", str(output))
+
+
+# A package, what is installed beside it, and the tests that use every one of its requirements.
+MINIMUMS = [
+    nox.param("gsto-spec", [], ["onnx"], "", id="gsto-spec"),
+    nox.param("gsto-torch", ["gsto-spec"], [], "", id="gsto-torch"),
+    nox.param("gsto-jax", ["gsto-spec"], [], "", id="gsto-jax"),
+    nox.param(
+        "gsto-train", ["gsto-spec"], ["plot", "tensorboard"], "not torch and not bench", id="gsto-train"
+    ),
+]
+
+
+def lowest(package: str, extras: list[str]) -> list[str]:
+    """Return `name==version` for the lower end of each range of another project's package."""
+    project = nox.project.load_toml(ROOT / "packages" / package / "pyproject.toml")["project"]
+    lines = [
+        *project["dependencies"],
+        *(line for extra in extras for line in project["optional-dependencies"][extra]),
+    ]
+    return [line.replace(">=", "==") for line in lines if ">=" in line]
+
+
+@nox.session(python=["3.12", "3.13"])
+def pythons(session: nox.Session) -> None:
+    """gsto-spec's tests on later Pythons, as far as their interpreters are there."""
+    install(session, "hypothesis", "pytest", folder("gsto-spec"), *OPTIONAL["gsto-spec"])
+    session.run("pytest", f"{folder('gsto-spec')}/tests", *session.posargs)
+
+
+@nox.session(python="3.11")
+@nox.parametrize("package, beside, extras, chosen", MINIMUMS)
+def minimums(session: nox.Session, package: str, beside: list[str], extras: list[str], chosen: str) -> None:
+    """Tests of a package with the lowest versions that it declares; gsto-torch's is a GPU build of 3 GB."""
+    install(session, "hypothesis", "pytest")
+    # What these need in turn is of no fixed version: constraints.txt has what goes with the upper end.
+    session.install(*lowest(package, extras), *map(folder, [*beside, package]))
+    session.run("python", "-m", "pip", "check")
+    # What old versions deprecate in each other is no failure of ours.
+    ignored = ("-W", "ignore::DeprecationWarning")
+    session.run("pytest", f"{folder(package)}/tests", "-k", chosen, *ignored, *session.posargs)

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsto_spec import Graph
-from gsto_spec.backend import Backend, Predictor, Trainer, Training, backend
+from gsto_spec.backend import Backend, Predictor, Speed, Trainer, Training, backend
 from gsto_spec.graph import Node
 from gsto_spec.objective import SGD, Heatmap, Objective
 from gsto_spec.ops import BatchNorm, Conv2d, Input, Parameter
+from gsto_spec.precision import LOW
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -207,36 +208,45 @@ def smallest_spread(
 
 @dataclass(frozen=True)
 class Subject:
-    """A backend on one device in one precision, as tests take it."""
+    """A backend on one device in one precision at one speed, as tests take it."""
 
     backend: Backend
     name: str
     device: str = "cpu"
     precision: str = "float64"
+    speed: Speed = "fast"
 
     def __str__(self) -> str:
-        return self.name if self.device == "cpu" else f"{self.name}-{self.device}"
+        place = "" if self.device == "cpu" else f"-{self.device}"
+        return f"{self.name}{place}{'' if self.speed == 'fast' else f', {self.speed}'}"
+
+    @property
+    def stored(self) -> str:
+        """The type of what crosses, and of weights, slots and losses."""
+        return "float32" if self.precision in LOW else self.precision
 
     @property
     def unit_roundoff(self) -> float:
-        """Half the distance from 1 to the next number."""
-        return float(np.finfo(self.precision).eps) / 2
+        """Half the distance from 1 to the next number of that type."""
+        return float(np.finfo(self.stored).eps) / 2
 
     def predictor(self, graph: Graph, weights: Mapping[str, Array]) -> Predictor:
         """See `gsto_spec.backend.Backend.predictor`."""
-        return self.backend.predictor(graph, weights, device=self.device, precision=self.precision)
+        return self.backend.predictor(
+            graph, weights, device=self.device, precision=self.precision, speed=self.speed
+        )
 
     def trainer(self, case: Case, weights: Mapping[str, Array] | None = None) -> Trainer:
         """See `gsto_spec.backend.Backend.trainer`; the case's weights, unless others are given."""
         start = case.weights if weights is None else weights
         return self.backend.trainer(
-            case.graph, start, case.training, device=self.device, precision=self.precision
+            case.graph, start, case.training, device=self.device, precision=self.precision, speed=self.speed
         )
 
 
-def subject(name: str, precision: str = "float64", device: str = "cpu") -> Subject:
+def subject(name: str, precision: str = "float64", device: str = "cpu", speed: Speed = "fast") -> Subject:
     """A subject by the name that `--backend` takes."""
-    return Subject(backend(name), name, device, precision)
+    return Subject(backend(name), name, device, precision, speed)
 
 
 def trained_whole(case: Case) -> Case:

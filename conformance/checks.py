@@ -13,16 +13,21 @@ from conformance import expected, noise, tolerance, trajectory
 from conformance.cases import Case, Subject, another_image, computed, every_node
 from conformance.compare import Comparison
 from conformance.expected import Quantities, Quantity
+from conformance.rounded import FORMATS, read
 from conformance.rules import value_magnitude
 from gsto_spec import Graph, cost, optimize
-from gsto_spec.backend import OPTIMIZER_PREFIX, Trainer
+from gsto_spec.backend import LOSS_SCALE, OPTIMIZER_PREFIX, Trainer
+from gsto_spec.graph import Node
 from gsto_spec.objective import SGD, stage_weight
 from gsto_spec.ops import Conv2d
+from gsto_spec.precision import LOW
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 
 RATE = 0.01
+MOST_HALVINGS = 128
+"""From the largest float32 number to the smallest normal one."""
 MOMENTUM = f"{OPTIMIZER_PREFIX}momentum/"
 
 
@@ -50,22 +55,29 @@ def _each_op(subject: Subject, case: Case, got: Arrays) -> None:
     row = Comparison(subject, case, "each op", across=False)
     bounds: dict[str, Array] = {}
     for node in computed(case.graph):
-        operands = [_given(case, got, name) for name in node.operands]
+        operands = _read(subject, node, [_given(case, got, name) for name in node.operands])
         result = expected.one_op(node, operands)
         if subject.precision == "float64":
             sizes = [np.abs(operand) for operand in operands]
             bound = tolerance.meaning(value_magnitude(node.op, operands, result, False, sizes))
         else:
-            bound = tolerance.local_bound(node.op, operands, result, subject.unit_roundoff)
+            bound = tolerance.op_bound(node.op, operands, result, subject.precision)
             errors = [
                 bounds.get(name, np.zeros_like(o)) for name, o in zip(node.operands, operands, strict=True)
             ]
             strayed = tolerance.carried(node.op, operands, result, errors)
             if not isinstance(node.op, Conv2d):
                 bounds[node.name] = bound + strayed
+            elif subject.precision in LOW:  # XLA may hand on what it has not rounded yet
+                bounds[node.name] = bound
             # The operand shown may lie to one side of the exact one, the operand read to the other.
             bound = bound + 2 * strayed
         row.pointwise(node.name, got[node.name], result, bound)
+
+
+def _read(subject: Subject, node: Node, operands: list[Array]) -> list[Array]:
+    form = FORMATS.get(subject.precision)
+    return operands if form is None else [np.asarray(x, np.float64) for x in read(node.op, operands, form)]
 
 
 def _given(case: Case, got: Arrays, name: str) -> Array:
@@ -136,7 +148,7 @@ def _names(subject: Subject, case: Case, row: str, got: Arrays, outputs: Mapping
     facts = Comparison(subject, case, row)
     facts.agree("names and order of outputs", list(got), list(outputs))
     kinds = {str(np.asarray(array).dtype) for array in got.values()}
-    facts.agree("dtype of outputs", kinds, {subject.precision})
+    facts.agree("dtype of outputs", kinds, {subject.stored})
 
 
 def _shapes(subject: Subject, case: Case, graph: Graph, got: Arrays) -> None:
@@ -158,7 +170,7 @@ def compare_inference(subject: Subject, case: Case, row: str, wanted: Mapping[st
             comparison.pointwise(name, got[name], quantity.want, tolerance.meaning(quantity.magnitude))
         else:
             bound = tolerance.spread(quantity.want, [run[node] for run in runs])
-            floor = expected.local_floor(case, node, subject.unit_roundoff)
+            floor = expected.local_floor(case, node, subject.precision)
             comparison.normwise(name, got[name], quantity.want, bound + floor)
 
 
@@ -171,7 +183,7 @@ def training(subject: Subject, case: Case) -> None:
     trainer = subject.trainer(case)
     losses = step(subject, case, trainer)
     state = trainer.state()
-    _counts(subject, case, state)
+    counts(subject, case, state)
     answers = expected.training(case)
     compare(subject, case, "losses", losses)
     backwards = dict(reversed(answers.gradients.items()))
@@ -182,11 +194,19 @@ def training(subject: Subject, case: Case) -> None:
 
 
 def step(subject: Subject, case: Case, trainer: Trainer, rate: float = RATE) -> dict[str, float]:
-    """The losses of a step that must be finite."""
-    told = {name: float(value) for name, value in trainer.step(case.batch, rate).items()}
-    finite = told.pop("finite", None)
-    Comparison(subject, case, "losses", across=False).agree("finite", finite, 1.0)
+    """The losses of a step that must be finite; in float16 of the first whose loss was not scaled too far."""
+    for _ in range(MOST_HALVINGS):
+        scale = _loss_scale(subject, trainer)
+        told = {name: float(value) for name, value in trainer.step(case.batch, rate).items()}
+        finite = told.pop("finite", None)
+        Comparison(subject, case, "losses", across=False).agree("finite", finite, 1.0)
+        if _loss_scale(subject, trainer) >= scale:
+            break
     return told
+
+
+def _loss_scale(subject: Subject, trainer: Trainer) -> float:
+    return float(trainer.state()[LOSS_SCALE[0]]) if subject.precision == "float16" else 1.0
 
 
 def rematerialized(subject: Subject, case: Case) -> None:
@@ -214,27 +234,34 @@ def compare(subject: Subject, case: Case, check: str, got: Mapping[str, Any], ro
             comparison.pointwise(name, found, quantity.want, tolerance.meaning(quantity.magnitude))
         else:
             runs = [run.of(check)[name] for run in noise.strays(case, subject.precision)]
-            bound = tolerance.spread(quantity.want, runs) + _floor(quantity, subject.unit_roundoff)
+            bound = tolerance.spread(quantity.want, runs) + floor(quantity, subject, check)
             comparison.normwise(name, found, quantity.want, bound)
 
 
-def _floor(quantity: Quantity, u: float) -> float:
-    """The bound of the last sum alone, for tensors so small that five runs may agree by chance."""
-    return tolerance.norm(tolerance.summation(quantity.terms + 4, u) * quantity.magnitude)
+def floor(quantity: Quantity, subject: Subject, check: str) -> float:
+    """The bound of the last sum alone, for tensors so small that five runs may agree by chance.
+
+    A gradient may be rounded once to a type of two bytes, losses and statistics not.
+    """
+    summed = tolerance.summation(quantity.terms + 4, subject.unit_roundoff) * quantity.magnitude
+    if subject.precision in FORMATS and check == "gradients":
+        summed = summed + FORMATS[subject.precision].unit_roundoff * np.abs(quantity.want)
+    return tolerance.norm(summed)
 
 
-def _counts(subject: Subject, case: Case, state: Arrays) -> None:
+def counts(subject: Subject, case: Case, state: Arrays) -> None:
     """What the backend really keeps: every tensor and no more, a slot for each learnt one, in its shape."""
     facts, graph = Comparison(subject, case, "counts"), case.graph
     slots = {f"{MOMENTUM}{name}": shape for name, shape in case.training.learnt(graph).items()}
     wanted = {**graph.parameters, **slots}
-    facts.agree("names of the state", sorted(state), sorted(wanted))
+    scale = LOSS_SCALE if subject.precision == "float16" else ()
+    facts.agree("names of the state", sorted(state), sorted([*wanted, *scale]))
     for name, shape in wanted.items():
         facts.agree(name, np.shape(state[name]), shape)
     learnt = sum(np.size(state[name]) for name in graph.trainable)
     facts.agree("parameters", learnt, cost(graph, case.shape).parameters)
-    kinds = {str(array.dtype) for array in state.values()}
-    facts.agree("dtype of the state", kinds, {subject.precision})
+    kinds = {str(state[name].dtype) for name in wanted}
+    facts.agree("dtype of the state", kinds, {subject.stored})
 
 
 def _two_more_steps(subject: Subject, case: Case, trainer: Trainer) -> None:

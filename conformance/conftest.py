@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from conformance import known, profiles, report  # noqa: E402
 from conformance.cases import Subject  # noqa: E402
 from conformance.drawing import Drawing  # noqa: E402
 from conformance.profiles import PRECISIONS  # noqa: E402
+from gsto_spec.precision import LOW  # noqa: E402
 
 QUICK_COMPILERS = {
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
@@ -31,12 +33,15 @@ QUICK_COMPILERS = {
 """XLA's compiling takes most of a run, six times more at full length, which `test_compiled.py` covers."""
 COMPILED = "test_compiled.py"
 COVERAGE = "test_coverage.py"
+LOW_PRECISION = "test_low_precision.py"
 ORDER = (
     "test_states.py",
     "test_objectives.py",
     "test_small_graphs.py",
     "test_architectures.py",
     "test_runs.py",
+    LOW_PRECISION,
+    "test_speeds.py",
     COMPILED,
     COVERAGE,
 )
@@ -57,7 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--precision",
         choices=PRECISIONS,
         default="float64",
-        help="float64 compares meaning, float32 rounding; one per run",
+        help="float64 compares meaning, the others rounding; one per run",
     )
     group.addoption("--report", type=Path, default=Path("conformance-report"), metavar="DIR")
     group.addoption("--compilers", choices=["quick", "full"], default="quick",
@@ -72,6 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--compilers") == "quick":
         os.environ.update(QUICK_COMPILERS)
     config.addinivalue_line("markers", "cases(kind): draws as many cases as the profile has of a kind")
+    config.addinivalue_line("markers", "speeds(name, ...): asks backends for these, not for the fast one")
     report.LEDGER.folder = config.getoption("--report")
     for name in config.getoption("--backend"):  # here a wrong name is one line, at collection one per file
         _backend(name)
@@ -87,6 +93,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "subject" not in metafunc.fixturenames:
         return
     subjects = _subjects(metafunc.config)
+    if (speeds := metafunc.definition.get_closest_marker("speeds")) is not None:
+        subjects = [
+            replace(one, speed=speed) for one in subjects for speed in speeds.args
+            if speed in one.backend.speeds and len(one.backend.speeds) > 1
+        ]  # fmt: skip
     kind = next((mark.args[0] for mark in metafunc.definition.iter_markers("cases")), None)
     if kind is None:
         metafunc.parametrize("subject", subjects, ids=str)
@@ -121,14 +132,25 @@ def _backend(name: str) -> Backend:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     known.apply(known.read(ROOT / "conformance" / "expected_failures.toml"), items)
+    items[:] = [item for item in items if _is_of(config.getoption("--precision"), item)]
     items.sort(key=lambda item: ORDER.index(item.path.name) if item.path.name in ORDER else -1)
     here = {item.path.name for item in items if item.path.parent == ROOT / "conformance"}
-    whole = here >= {path.name for path in (ROOT / "conformance").glob("test_*.py")} - {COMPILED}
+    whole = here >= {path.name for path in (ROOT / "conformance").glob("test_*.py")} - {
+        COMPILED,
+        LOW_PRECISION,
+    }
     if not whole or config.getoption("keyword"):
         skip = pytest.mark.skip(reason="only a run of the whole suite draws everything")
         for item in items:
             if item.path.name == COVERAGE:
                 item.add_marker(skip)
+
+
+def _is_of(precision: str, item: pytest.Item) -> bool:
+    """Precisions of two bytes have tests of their own."""
+    if item.path.parent != ROOT / "conformance":
+        return True
+    return (item.path.name == LOW_PRECISION) == (precision in LOW)
 
 
 @pytest.fixture(scope="session")

@@ -96,20 +96,20 @@ def one_op(node: Node, operands: list[Array]) -> Array:
     return compute(node.op, operands)
 
 
-def local_floor(case: Case, name: str, u: float) -> float:
+def local_floor(case: Case, name: str, precision: str) -> float:
     """The norm of a node's own bound, its operands taken as exact; of what does not round, its operands'."""
-    return tolerance.norm(_local(case, case.graph.by_name[name], u))
+    return tolerance.norm(_local(case, case.graph.by_name[name], precision))
 
 
-def _local(case: Case, node: Node, u: float) -> Array:
+def _local(case: Case, node: Node, precision: str) -> Array:
     values = inference(case)
     if not node.operands:
         return np.zeros_like(values[node.name].want)
     operands, result = [values[operand].want for operand in node.operands], values[node.name].want
-    bound = tolerance.local_bound(node.op, operands, result, u)
+    bound = tolerance.op_bound(node.op, operands, result, precision)
     if not isinstance(node.op, EXACT):
         return bound
-    before = [_local(case, case.graph.by_name[operand], u) for operand in node.operands]
+    before = [_local(case, case.graph.by_name[operand], precision) for operand in node.operands]
     return bound + tolerance.carried(node.op, operands, result, before)
 
 

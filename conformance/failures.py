@@ -20,7 +20,7 @@ from conformance.cases import Case, image_as_parameter, subject
 
 graph = Graph.from_json(Path("{file}").read_text())
 case = {case}
-{module}.{check}(subject("{backend}", "{precision}", "{device}"), case{arguments})
+{module}.{check}(subject("{backend}", "{precision}", "{device}"{speed}), case{arguments})
 """
 
 
@@ -71,6 +71,7 @@ class Disagreement(AssertionError):
             file=self.graph_file.as_posix(), case=expression(case),
             module=check.__module__.rpartition(".")[2], check=check.__name__, backend=self.subject.name,
             precision=self.subject.precision, device=self.subject.device, arguments=more,
+            speed="" if self.subject.speed == "fast" else f', "{self.subject.speed}"',
         )  # fmt: skip
 
     def save(self) -> None:

@@ -6,6 +6,7 @@ import builtins
 import re
 import tomllib
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,22 @@ def _exception(path: Path, failure: KnownFailure) -> type[BaseException]:
     return found
 
 
+def _exists(backend: str) -> bool:
+    """Whether there is such a `module:attribute`, which this run need not be asked for."""
+    module, _, attribute = backend.partition(":")
+    try:
+        return bool(attribute) and hasattr(import_module(module), attribute)
+    except ImportError:
+        return False
+
+
 def apply(failures: list[KnownFailure], items: list[pytest.Item]) -> None:
     """Mark the tests that are known to fail. Raises `pytest.UsageError` for a backend that nobody knows."""
     subjects = [(item, item.callspec.params["subject"]) for item in items  # type: ignore[attr-defined]
                 if "subject" in getattr(getattr(item, "callspec", None), "params", {})]  # fmt: skip
     known = {*backends(), *(subject.name for _, subject in subjects)}
     for failure in failures:
-        if failure.backend not in known:
+        if failure.backend not in known and not _exists(failure.backend):
             hint = nearest(failure.backend, known)
             raise pytest.UsageError(f"{failure.test}: {failure.backend} is no backend here{hint}")
         for item, subject in subjects:

@@ -1,7 +1,7 @@
 r"""What `gsto-spec export` writes, run by ONNX Runtime, as a backend that only predicts.
 
     python -m conformance --backend conformance.onnx_backend:OnnxBackend --precision float32 \
-        -k "outputs_at or inference_form or every_node_of_an_architecture"
+        -k "outputs_at_several or inference_form or every_node_of"
 
 It knows no other backend; it needs the packages onnx and onnxruntime.
 """

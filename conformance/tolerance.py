@@ -12,6 +12,7 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from conformance.rounded import FORMATS, roundings
 from conformance.rules import resampling, value
 from gsto_spec.ops import (
     AdaptiveAvgPool,
@@ -45,6 +46,9 @@ SPREADS = 4.0
 """float32, whole graphs: how many times the largest error of the oracle's own five orders."""
 RUNS = 3.0
 """float32, optimiser steps: how many times the largest difference of the oracle's own five runs."""
+
+WIDE = 2.0**-24
+"""u of float32, in which precisions of two bytes compute what `gsto_spec.precision` says."""
 
 CHECKED_VALUES = 1e9
 FAILURE = 1e-6
@@ -80,6 +84,24 @@ def local_bound(op: Op, operands: Sequence[Array], result: Array, u: float) -> A
     """The largest error of one op in inference whose operands are given exactly, value by value."""
     tiny = float(np.finfo(np.float32).tiny) if u > 1e-10 else float(np.finfo(np.float64).tiny)
     return np.asarray(_rounding(op, operands, result, u) + tiny)
+
+
+def op_bound(op: Op, operands: Sequence[Array], result: Array, precision: str) -> Array:
+    """`local_bound` in float32 or float64; in a precision of two bytes with the roundings to it.
+
+    There `operands` are those of `rounded.read`.
+    """
+    if precision not in FORMATS:
+        return local_bound(op, operands, result, float(np.finfo(precision).eps) / 2)
+    form, count = FORMATS[precision], roundings(op, len(operands))
+    u, tiny = form.unit_roundoff, form.smallest_normal
+    if isinstance(op, Add):
+        return np.asarray(summation(count, u) * value(op, [np.abs(x) for x in operands], False) + tiny)
+    wide = local_bound(op, operands, result, WIDE)
+    bound = wide + (u * (np.abs(result) + wide) if count else 0.0) + tiny
+    if count == 2:  # before a bias is added, and after
+        bound += (u + u * u) * (np.abs(result - operands[2][:, None, None]) + wide)
+    return np.asarray(bound)
 
 
 def carried(op: Op, operands: Sequence[Array], result: Array, errors: Sequence[Array]) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsto_spec import Graph
-from gsto_spec.backend import Backend, Predictor, Trainer, Training, backend
+from gsto_spec.backend import Backend, Predictor, Speed, Trainer, Training, backend
 
 Array = NDArray[Any]
 RUNS = 5
@@ -27,6 +27,7 @@ class OneUlpOff:
         self.inner: Backend = backend(name)
         self.run = run
         self.name, self.precisions = f"{name}_{run}", self.inner.precisions
+        self.speeds = self.inner.speeds
         self.process_index, self.process_count = self.inner.process_index, self.inner.process_count
 
     def devices(self) -> tuple[str, ...]:
@@ -43,17 +44,18 @@ class OneUlpOff:
 
     def trainer(
         self, graph: Graph, weights: Mapping[str, Array], training: Training, *,
-        device: str = "auto", precision: str = "float32",
+        device: str = "auto", precision: str = "float32", speed: Speed = "fast",
     ) -> Trainer:  # fmt: skip
         """See `gsto_spec.backend.Backend.trainer`."""
         moved = {name: self._moved(name, array) for name, array in weights.items()}
-        return self.inner.trainer(graph, moved, training, device=device, precision=precision)
+        return self.inner.trainer(graph, moved, training, device=device, precision=precision, speed=speed)
 
     def predictor(
-        self, graph: Graph, weights: Mapping[str, Array], *, device: str = "auto", precision: str = "float32"
-    ) -> Predictor:
+        self, graph: Graph, weights: Mapping[str, Array], *,
+        device: str = "auto", precision: str = "float32", speed: Speed = "fast",
+    ) -> Predictor:  # fmt: skip
         """See `gsto_spec.backend.Backend.predictor`."""
-        return self.inner.predictor(graph, weights, device=device, precision=precision)
+        return self.inner.predictor(graph, weights, device=device, precision=precision, speed=speed)
 
     def _moved(self, name: str, array: Array) -> Array:
         if self.run == 0:

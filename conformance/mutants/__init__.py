@@ -14,6 +14,7 @@ from conformance.mutants import (
     loading,
     objectives,
     optimizers,
+    precisions,
     rare,
     training,
     ways,
@@ -22,7 +23,7 @@ from conformance.mutants import (
 from conformance.mutants.broken import Mutant
 
 GROUPS: dict[str, tuple[ModuleType, ...]] = {
-    "arithmetic": (arithmetic, gates, graphs),
+    "arithmetic": (arithmetic, gates, graphs, precisions),
     "training": (training, objectives, optimizers, ways, rare),
     "weights": (weights, loading),
 }

@@ -22,10 +22,12 @@ from conformance.mutants.broken import Mutant
 from conformance.mutants.hunt import Outcome, Target, hunt
 from gsto_spec.backend import backend
 from gsto_spec.errors import nearest
+from gsto_spec.precision import LOW
 
 Mutants = Mapping[str, tuple[str, type[Mutant]]]
 
 CONTROL = "conformance.oracle:OracleBackend"
+ROUNDED_CONTROL = "conformance.rounded:RoundedOracle"
 """What every mutant would be without its fault; a suite that fails it would prove nothing by failing them."""
 
 
@@ -73,7 +75,11 @@ def _target(name: str, mutants: Mutants) -> Target:
 def controls(chosen: Sequence[Target]) -> list[Target]:
     """The sound oracle, in each precision that a mutant is hunted in."""
     precisions = dict.fromkeys(target.precision for target in chosen)
-    return [Target(f"sound, {each}", "control", CONTROL, each, sound=True) for each in precisions]
+    return [Target(f"sound, {each}", "control", _control(each), each, sound=True) for each in precisions]
+
+
+def _control(precision: str) -> str:
+    return ROUNDED_CONTROL if precision in LOW else CONTROL
 
 
 def _fault(mutant: type[Mutant]) -> str:
