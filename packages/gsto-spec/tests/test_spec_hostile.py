@@ -1,6 +1,7 @@
 """Declarations that others hand over, meant to be obeyed by a terminal, or never to be done with."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,11 @@ def test_a_full_standard_output_is_one_line() -> None:
     with open("/dev/full", "wb") as full:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
     assert (ended.returncode, ended.stderr) == (1, "gsto-spec: standard output: No space left on device\n")
+
+
+def test_a_pipe_or_device_in_place_of_a_graph_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "endless.json").symlink_to("/dev/zero")
+    for name in ("pipe.json", "endless.json"):
+        with pytest.raises(GstoError, match=rf"{name}: expected a graph's file, found a pipe or device"):
+            locate(str(tmp_path / name))

@@ -69,3 +69,16 @@ def test_every_run_is_a_command_line_that_the_command_takes() -> None:
     for runs in suites.SUITES.values():
         for options in runs.values():
             command.make_context("gsto-bench", list(options))
+
+
+def test_a_folder_or_document_that_does_not_serve_is_told_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert suites.main(["cpu", str(tmp_path / "file")]) == 2
+    (tmp_path / "speed-step.json").write_text(json.dumps(document()))
+    absent = ["--document", str(tmp_path / "absent.md")]
+    assert suites.main(["cpu", str(tmp_path), "--tables-only", *absent]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all(line.startswith("gsto_train.bench.suites: ") for line in lines)
+    assert "file" in lines[0] and "absent.md" in lines[1]

@@ -139,6 +139,8 @@ def test_all_that_works_ends_with_0(only: Any, pictures: Path, monkeypatch: Any,
     assert found["versions"]["numpy"] == np.__version__
     assert found["machine"]["disk_bytes"]["free"] > 0
     assert found["optional"]["tensorboard"]["missing"] in ([], ["tensorboardX"])
+    engines = found["optional"]["engines"]
+    assert {"onnx", "onnxruntime", "openvino"} == {*engines["installed"], *engines["missing"]}
     status, out, _ = examined(capsys)
     assert status == 0 and out.endswith("all that is installed works\n")
     assert f"data: GSTO_DATA_FOLDER={pictures}, for folder: 2 to score on" in out.splitlines()
@@ -154,6 +156,16 @@ def test_what_is_broken_ends_with_1(only: Any, monkeypatch: Any, tmp_path: Path,
     assert "problem: backend crash: its process ended with 3" in out
     assert f"problem: GSTO_DATA_LIP: {tmp_path / 'absent'}: no such folder of data" in out
     assert "of no benchmark here (did you mean 'GSTO_DATA_CITYSCAPES'?)" in out
+
+
+def test_a_working_folder_that_is_gone_is_told(
+    only: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    only()
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert examined(capsys) == (1, "", "gsto-doctor: .: No such file or directory\n")
 
 
 def test_no_backend_is_a_problem(only: Any, capsys: Any) -> None:

@@ -22,6 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gsto_train.data.loader import LoadedBatch, LoaderError, in_order, training_batches
+from gsto_train.errors import InputError
+from gsto_train.run.job import Request, prepare
 from gsto_train.run.journal import RunLog
 
 SHORT = ("train.steps=6", "train.log_every=2", "train.checkpoint_every=2", "train.evaluate_every=4",
@@ -186,6 +188,38 @@ def test_a_folder_that_is_gone_at_the_end_is_told_and_what_was_saved_serves(
     linear.events.before_step = lambda step: None
     resumed = command("--output", "run", "--resume", new=False)
     assert "going on from step 2 of 6" in resumed.error
+    assert outcome("run") == outcome("whole")
+
+
+def test_a_run_under_way_is_not_gone_on_with_by_another(command: Any, disk: Disk, linear: ModuleType) -> None:
+    refused = []
+
+    def resume(step: int) -> None:
+        if step == 3:
+            with pytest.raises(InputError, match=r"^run: another process trains in this output folder"):
+                prepare(Request("linear", output=Path("run"), resume=True))
+            refused.append(step)
+
+    linear.events.before_step = resume
+    assert command("--output", "run", settings=SHORT).status == 0
+    assert refused
+    assert outcome("run") == outcome("whole")
+    assert command("--output", "run", "--resume", new=False).status == 0
+
+
+def test_a_disk_too_full_for_the_model_is_told_by_the_models_name(
+    command: Any, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gsto_train.run.keeping.save_pretrained", full)
+        failed = command("--output", "run", settings=SHORT)
+    assert failed.status == 1
+    assert failed.failure.startswith(f"gsto-train: run/model: {os.strerror(errno.ENOSPC)}; mend that")
+    assert not Path("run/model").exists()
+    assert command("--output", "run", "--resume", new=False).status == 0
     assert outcome("run") == outcome("whole")
 
 

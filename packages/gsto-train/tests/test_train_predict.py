@@ -17,11 +17,11 @@ from PIL import Image
 
 from gsto_train.commands.evaluate import main as evaluate
 from gsto_train.commands.predict import main
+from gsto_train.data.palette import default_palette, seen_distance
 from gsto_train.data.pictures import read_label
 from gsto_train.data.samples import MAX_CLASSES
 from gsto_train.errors import InputError
 from gsto_train.look.boxes import read_boxes
-from gsto_train.look.colours import safe_palette, seen_distance
 from gsto_train.look.sources import find
 from gsto_train.metrics import ConfusionMatrix
 from gsto_train.pose.coco import CocoKeypoints
@@ -273,11 +273,13 @@ def test_help_is_fast() -> None:
 
 @pytest.mark.parametrize(("classes", "least"), [(2, 40), (8, 12), (19, 8), (60, 4), (MAX_CLASSES, 1.5)])
 def test_colours_are_told_apart_by_colour_blind_people(classes: int, least: float) -> None:
-    colours = np.array(safe_palette(classes))
+    colours = np.array(default_palette(classes))
     assert len(colours) == classes
     for index, colour in enumerate(colours[:60]):
         others = np.delete(colours, index, axis=0)
         assert seen_distance(others, colour[None]).min() > least
+    black = np.zeros((1, 3), np.int64)  # what has no label
+    assert seen_distance(colours, black).min() > 29
 
 
 FIGURES = (

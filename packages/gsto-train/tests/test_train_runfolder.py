@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -55,6 +56,31 @@ def test_a_read_only_folder_is_refused_for_a_resumed_run(read_only: Path) -> Non
         pytest.raises(InputError, match=r"cannot write into the output folder \(Permission"),
     ):
         RunFolder.open(read_only)
+
+
+def test_a_folder_is_made_or_opened_by_one_at_a_time(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    with pytest.raises(InputError, match="another process trains in this output folder"):
+        RunFolder.create(tmp_path / "run")
+    (tmp_path / "run" / CONFIG).write_text("{}")
+    with pytest.raises(InputError, match="another process trains in this output folder"):
+        RunFolder.open(tmp_path / "run")
+    folder.release()
+    opened = RunFolder.open(tmp_path / "run")
+    with pytest.raises(InputError, match="another process trains in this output folder"):
+        RunFolder.open(tmp_path / "run")
+    opened.release()
+
+
+def test_a_file_system_without_locks_is_trained_on_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    for _ in range(2):
+        RunFolder.create(tmp_path / "run").release()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "[" * 100000])

@@ -70,6 +70,21 @@ def test_a_run_leaves_all_that_goes_with_a_shared_model(shared: Path, pictures: 
     assert not any(str(pictures) in path.read_text() for path in (shared / "card.json", shared / "README.md"))
 
 
+def test_of_a_graph_in_a_file_the_card_tells_no_folder(shared: Path, command: Any, tmp_path: Path) -> None:
+    Path("net.json").write_bytes((shared / "graph.json").read_bytes())
+    assert command("--output", "again", "--architecture", "net.json").status == 0
+    _, _, card = load_directory("again/model")
+    assert card["architecture"] == card["settings"]["architecture"]["name"] == "net.json"
+    assert not any(str(tmp_path).encode() in path.read_bytes() for path in Path("again/model").iterdir())
+
+
+def test_of_a_list_in_another_folder_the_card_tells_the_name(command: Any, pictures: Path) -> None:
+    train_list = f"data.train_list={pictures / 'train.txt'}"
+    assert command("--output", "listed", "--set", train_list).status == 0
+    _, _, card = load_directory("listed/model")
+    assert card["settings"]["data"]["train_list"] == "train.txt"
+
+
 def test_a_shared_model_is_scored_and_predicts_by_what_its_card_says(
     shared: Path, score: Run, pictures: Path
 ) -> None:

@@ -96,7 +96,7 @@ class Compared:
 
     @property
     def agrees(self) -> bool:
-        """Whether rounding explains the distance; never where float32 overflows, so that nothing bounds it."""
+        """Whether rounding explains the distance; where float32 overflows nothing does."""
         return self.distance <= self.bound < math.inf
 
 

@@ -54,12 +54,16 @@ def _fixed(text: str, graph: Graph, classes: int | None, form: FormName | None) 
 
 def _read(path: Path) -> Graph:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # It may have no end.
+            raise LocateError(f"{path}: expected a graph's file, found a pipe or device")
         return Graph.from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         beside = [item.name for item in path.parent.glob("*.json")] if path.parent.is_dir() else []
         raise LocateError(f"{path}: cannot be read: {error.strerror}{nearest(path.name, beside)}") from None
     except UnicodeDecodeError as error:
         raise LocateError(f"{path}: expected UTF-8 text, found {error.reason}") from None
+    except LocateError:
+        raise
     except GstoError as error:
         raise LocateError(f"{path}: {error}") from None
     except ValueError as error:

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from gsto_train.output import OutputError, give_up
+from gsto_train.output import OutputError, give_up, open_closed
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 """Exit statuses; an interrupted command ends with 128 + the signal's number."""
@@ -22,6 +22,7 @@ def run_command(
 
     `interrupted` is what is said where it is stopped before it looks out for signals itself.
     """
+    open_closed()
     # Nobody who reads them can act on what Pillow thinks of the insides of a picture.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:

@@ -4,6 +4,7 @@ All that a run writes goes through here, so that what a full or vanished disk ma
 """
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -77,6 +78,22 @@ def sync_folder(path: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def claim(folder: Path) -> int | None:
+    """Return a descriptor that keeps `folder` to this process until it is closed, or the process ends.
+
+    None on a file system that knows no locks. Raises `BlockingIOError` where another has it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return descriptor
 
 
 def write_json(path: Path, value: object) -> None:

@@ -21,6 +21,16 @@ def standard_output() -> Iterator[None]:
         raise OutputError(f"standard output: {error.strerror}") from None
 
 
+def open_closed() -> None:
+    """Give standard streams that are closed the null device; else the next file opened would become one."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+
+
 def give_up() -> None:
     """Send standard output nowhere, since Python writes the rest of its buffer once more at the end."""
     with suppress(OSError, ValueError):

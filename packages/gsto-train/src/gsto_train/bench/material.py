@@ -16,7 +16,8 @@ from gsto_spec import Graph, initial_weights
 from gsto_spec.objective import STAGE_WEIGHTS, CrossEntropy, Objective
 from gsto_spec.ops import BatchNorm, Conv2d
 from gsto_train.data.cityscapes import CLASSES, LABELS, PICTURES, label_ids
-from gsto_train.data.samples import IGNORE_LABEL, Palette, Sample, default_palette
+from gsto_train.data.palette import default_palette
+from gsto_train.data.samples import IGNORE_LABEL, Palette, Sample
 from gsto_train.data.scenes import GeneratedScenes
 from gsto_train.pose.skeleton import COCO_JOINTS
 from gsto_train.segmentation.evaluation import align_corners

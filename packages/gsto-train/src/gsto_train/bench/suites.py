@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from gsto_train.bench.document import insert
+from gsto_train.command_line import WRONG_INPUT, fail
+from gsto_train.errors import InputError
 
 _BENCH = "from gsto_train.commands.bench import main; main()"
 
@@ -63,13 +65,20 @@ def run(suite: str, folder: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 1 where a run failed."""
+    """Run the command; 1 where a run failed, 2 for a folder or document that does not serve."""
     parser = argparse.ArgumentParser("python -m gsto_train.bench.suites", description=__doc__)
     parser.add_argument("suite", choices=list(SUITES))
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--document", type=Path, metavar="FILE.md")
     parser.add_argument("--tables-only", action="store_true", help="of what was measured before")
     given = parser.parse_args(arguments)
+    try:
+        return _measure(given)
+    except (InputError, OSError) as error:
+        return fail("gsto_train.bench.suites", str(error), WRONG_INPUT)
+
+
+def _measure(given: argparse.Namespace) -> int:
     wanted = [given.folder / f"speed-{name}.json" for name in SUITES[given.suite]]
     if given.tables_only:
         found = [place for place in wanted if place.exists()]

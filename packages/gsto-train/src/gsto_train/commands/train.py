@@ -157,6 +157,9 @@ def _train(
         if not out_of_memory(error):
             raise
         return fail(NAME, f"out of memory: {str(error) or 'none is left'}; {_how_to_need_less(job)}", FAILED)
+    finally:
+        if job is not None:
+            job.folder.release()
     return DONE
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gsto_train.data.samples import IGNORE_LABEL, MAX_CLASSES, Palette, default_palette
+from gsto_train.data.palette import default_palette
+from gsto_train.data.samples import IGNORE_LABEL, MAX_CLASSES, Palette
 from gsto_train.errors import InputError, is_text, nearest, nearest_path
 from gsto_train.files import read_text
 

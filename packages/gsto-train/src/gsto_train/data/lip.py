@@ -25,8 +25,9 @@ from gsto_train.data.files import (
     without_pictures,
 )
 from gsto_train.data.findings import Finding
+from gsto_train.data.palette import default_palette
 from gsto_train.data.pictures import read_label
-from gsto_train.data.samples import Sample, default_palette
+from gsto_train.data.samples import Sample
 from gsto_train.errors import InputError, nearest
 
 SPLITS = {"train": 30462, "val": 10000}

@@ -16,8 +16,9 @@ from gsto_train.data.classes import (
 )
 from gsto_train.data.files import LabelledFiles, Listing, Pair, columns, list_lines
 from gsto_train.data.findings import Finding
+from gsto_train.data.palette import default_palette
 from gsto_train.data.pictures import read_label
-from gsto_train.data.samples import Palette, default_palette
+from gsto_train.data.samples import Palette
 from gsto_train.errors import InputError
 
 _SHOWN = 3

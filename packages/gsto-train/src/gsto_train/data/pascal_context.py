@@ -28,8 +28,9 @@ from gsto_train.data.files import (
     list_lines,
     without_pictures,
 )
+from gsto_train.data.palette import default_palette
 from gsto_train.data.pictures import check_values, read_label
-from gsto_train.data.samples import IGNORE_LABEL, default_palette
+from gsto_train.data.samples import IGNORE_LABEL
 from gsto_train.errors import InputError, nearest
 
 SPLITS = {"train": 4998, "val": 5105}

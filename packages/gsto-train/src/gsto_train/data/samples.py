@@ -49,12 +49,3 @@ class Dataset(Protocol):
 
     def __getitem__(self, index: int) -> Sample:
         """Return sample `index`; raises IndexError outside 0..len - 1."""
-
-
-def default_palette(classes: int) -> Palette:
-    """Return `classes` distinct RGB colours, always the same ones: hues a golden angle apart."""
-    hues = (np.arange(classes) * 0.618034) % 1.0
-    values = np.array([230.0, 165.0, 110.0])[np.arange(classes) % 3]
-    ramps = np.abs((hues[:, None] + np.array([0.0, 2 / 3, 1 / 3])) % 1.0 * 6 - 3) - 1
-    colours = values[:, None] * (0.25 + 0.75 * np.clip(ramps, 0, 1))
-    return tuple((int(red), int(green), int(blue)) for red, green, blue in colours)

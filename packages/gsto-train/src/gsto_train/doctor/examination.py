@@ -17,6 +17,7 @@ from gsto_spec.backend import backends
 from gsto_train import benchmarks
 from gsto_train.data.classes import existing_folder
 from gsto_train.errors import InputError, nearest
+from gsto_train.files import naming
 from gsto_train.pose.task import open_part
 from gsto_train.resolve import open_split
 from gsto_train.run.environment import machine, package_version, packages
@@ -29,7 +30,7 @@ PATIENCE = 300.0
 
 OURS = ("gsto-spec", "gsto-torch", "gsto-jax", "gsto-train")
 _LITTLE_DISK = 2**30
-_REQUIREMENT = re.compile(r"([A-Za-z0-9_.-]+)[^;]*;\s*extra\s*==\s*['\"]([a-z]+)['\"]")
+_REQUIREMENT = re.compile(r"([A-Za-z0-9_.-]+)(?:\[([a-z,]+)\])?[^;]*;\s*extra\s*==\s*['\"]([a-z]+)['\"]")
 
 
 def examine() -> dict[str, Any]:
@@ -66,11 +67,13 @@ def _versions() -> dict[str, str | None]:
 
 
 def _machine() -> dict[str, Any]:
-    disk = shutil.disk_usage(Path.cwd())
+    with naming(Path(".")):  # It may have been removed.
+        here = Path.cwd()
+    disk = shutil.disk_usage(here)
     return {
         **machine(),
         "memory_bytes": {"free": free_host_memory()},
-        "disk_bytes": {"folder": str(Path.cwd()), "free": disk.free, "total": disk.total},
+        "disk_bytes": {"folder": str(here), "free": disk.free, "total": disk.total},
         "gpu": shutil.which("nvidia-smi") is not None and Path("/dev/nvidiactl").exists(),
     }
 
@@ -105,17 +108,27 @@ def _validation_count(benchmark: str) -> int:
 def _optional() -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield every extra of gsto-train that brings libraries, with those that are not installed."""
     extras = dict[str, list[str]]()
-    try:
-        lines = requires("gsto-train") or []
-    except PackageNotFoundError:
-        lines = []
-    for match in filter(None, map(_REQUIREMENT.match, lines)):
-        extras.setdefault(match[2], []).append(match[1])
+    for extra, name in _brought("gsto-train"):
+        extras.setdefault(extra, []).append(name)
     for extra, names in sorted(extras.items()):
         installed = {name: found for name in names if (found := package_version(name))}
         missing = [name for name in names if name not in installed]
         install = f"pip install 'gsto-train[{extra}]'" if missing else None
         yield extra, {"installed": installed, "missing": missing, "install": install}
+
+
+def _brought(package: str) -> Iterator[tuple[str, str]]:
+    """Yield a package's extras with the libraries of each; an extra of another package stands for its own."""
+    try:
+        lines = requires(package) or []
+    except PackageNotFoundError:
+        return
+    for match in filter(None, map(_REQUIREMENT.match, lines)):
+        name, nested, extra = match.groups()
+        if nested is None:
+            yield extra, name
+        else:
+            yield from ((extra, library) for inner, library in _brought(name) if inner in nested.split(","))
 
 
 def _problems(found: Mapping[str, Any]) -> Iterator[str]:

@@ -12,10 +12,10 @@ from gsto_spec.graph import Graph
 from gsto_train import benchmarks, resolve
 from gsto_train.data import cityscapes, lip, pascal_context
 from gsto_train.data.classes import as_palette, class_names, read_classes
+from gsto_train.data.palette import default_palette
 from gsto_train.data.samples import Palette
 from gsto_train.data.scenes import GeneratedScenes
 from gsto_train.errors import InputError
-from gsto_train.look.colours import own_or_safe
 from gsto_train.pose.skeleton import COCO_JOINTS
 from gsto_train.run import runfolder
 from gsto_train.scoring import CheckedPredictor, ScoringRequest, Subject, open_subject
@@ -79,7 +79,7 @@ def open_network(request: ScoringRequest) -> Network:
         settings=settings,
         benchmark=benchmark,
         labels=labels,
-        palette=own_or_safe(
+        palette=_own_or_default(
             as_palette(subject.model.card.get("palette")) or _palette(settings.data), len(labels)
         ),
         notes=(*subject.model.notes, *notes),
@@ -132,6 +132,10 @@ def _names(data: DataSettings) -> tuple[str, ...]:
             return GeneratedScenes(1).classes
         case "list":
             return data.classes or ()
+
+
+def _own_or_default(palette: Palette | None, classes: int) -> Palette:
+    return palette if palette is not None and len(palette) == classes else default_palette(classes)
 
 
 def _palette(data: DataSettings) -> Palette | None:

@@ -113,15 +113,19 @@ class Job:
 
 
 def prepare(request: Request) -> Job:
-    """Resolve and check everything a run needs, then make (or open) its folder.
+    """Resolve and check everything a run needs, then make (or open) its folder, which is to be released.
 
     Raises `InputError` or gsto_spec's error for the first thing that is wrong.
     """
     job = resolved(request)
     job = replace(job, folder=_folder(job, request))
-    if not request.resume:
-        with job.processes.together():
-            _begin(job)
+    try:
+        if not request.resume:
+            with job.processes.together():
+                _begin(job)
+    except BaseException:
+        job.folder.release()
+        raise
     return job
 
 

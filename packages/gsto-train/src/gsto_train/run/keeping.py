@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gsto_spec.pretrained import save_pretrained
-from gsto_train.files import told, tried_twice, whole_folder
+from gsto_train.files import naming, told, tried_twice, whole_folder
 from gsto_train.run import checkpoint, runfolder
 from gsto_train.run.checkpoint import BrokenCheckpoint, Progress
 from gsto_train.run.job import Job
@@ -90,9 +90,10 @@ def choose(job: Job, last: Kept, best: Best | None, note: Note) -> Kept:
 
 def save_model(job: Job, kept: Kept, facts: Mapping[str, object], note: Note) -> None:
     """Leave a network in model/, to be shared as it is; `facts` go into its card. Raises OSError."""
+    path = job.folder.path / runfolder.MODEL
 
     def write() -> None:
-        with whole_folder(job.folder.path / runfolder.MODEL) as folder:
+        with naming(path), whole_folder(path) as folder:
             save_pretrained(folder, job.graph, kept.weights, facts)
 
     tried_twice(write, note)

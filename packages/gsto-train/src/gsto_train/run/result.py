@@ -57,7 +57,7 @@ def describe_result(
     }
 
 
-_TOLD = ("architecture", "benchmark", "protocol", "metrics", "model", "steps", "batch", "seeds", "backend",
+_TOLD = ("benchmark", "protocol", "metrics", "model", "steps", "batch", "seeds", "backend",
          "precision", "environment")  # fmt: skip
 _PLACES_HERE = ("data.folder", "architecture.initialize_from")
 """Settings that name places on the machine of whoever trained, which are nobody else's business."""
@@ -72,16 +72,29 @@ def card(job: Job, result: Mapping[str, object]) -> dict[str, object]:
     counts = {"training": task.training_count, "validation": task.validation_count}
     preprocessing = {"channels": "RGB / 255", "mean": IMAGENET_MEAN, "deviation": IMAGENET_STD}
     started_from = job.settings.architecture.initialize_from
+    settings["architecture.name"] = architecture = _without_folder(job.settings.architecture.name)
     return {
         **{key: result[key] for key in _TOLD},
+        "architecture": architecture,
         "data": {"benchmark": job.plan.benchmark, "kind": job.settings.data.kind, task.unit: counts},
         "classes": task.labels,
         "palette": task.training.palette if isinstance(task, Segmentation) else None,
         "preprocessing": preprocessing,
         "initialized_from": started_from and Path(started_from).name,
-        "settings": schema.nest({key: settings[key] for key in settings if key not in _PLACES_HERE}),
+        "settings": schema.nest(
+            {key: _name_alone(value) for key, value in settings.items() if key not in _PLACES_HERE}
+        ),
         "licence": None,
     }
+
+
+def _name_alone(value: object) -> object:
+    """A setting, of an absolute path the last part."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _without_folder(architecture: str) -> str:
+    return Path(architecture).name if architecture.endswith(".json") else architecture
 
 
 def show(job: Job, report: Report, result: Mapping[str, Any], watch: Stopwatch) -> None:

@@ -5,12 +5,12 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gsto_spec.weights import WEIGHTS_FILE
 from gsto_train.errors import InputError, nearest_path
-from gsto_train.files import partial, read_bytes, read_text, replace, write_json
+from gsto_train.files import claim, partial, read_bytes, read_text, replace, write_json
 
 CONFIG, ENVIRONMENT, GRAPH = "config.json", "environment.json", "graph.json"
 METRICS, EVALUATIONS, BASELINES, RESULT = (
@@ -47,11 +47,11 @@ RUNS = Path("runs")
 
 
 class RunFolder:
-    """A run's folder: made new and empty, or opened to go on with."""
+    """A run's folder: made new and empty, or opened to go on with, by one process at a time."""
 
-    def __init__(self, path: Path, made: tuple[Path, ...] = ()) -> None:
+    def __init__(self, path: Path, made: tuple[Path, ...] = (), claimed: int | None = None) -> None:
         self.path = path
-        self._made = made
+        self._made, self._claimed = made, claimed
 
     @property
     def checkpoints(self) -> Path:
@@ -60,29 +60,37 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
-        """Make the folder; raises `InputError` where it holds something or cannot be written."""
+        """Make the folder; raises `InputError` where it holds something, is in use or cannot be written."""
         absent = tuple(folder for folder in (path, *path.parents) if not folder.exists())
         try:
             path.mkdir(parents=True, exist_ok=True)
-            _check_empty(path)
-            (path / "checkpoints").mkdir(exist_ok=True)
+            with _claiming(path) as claimed:
+                _check_empty(path)
+                (path / "checkpoints").mkdir(exist_ok=True)
         except OSError as error:
             raise _unwritable(path, error) from None
-        return cls(path, (path / "checkpoints", *absent))
+        return cls(path, (path / "checkpoints", *absent), claimed)
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """Open a run to go on with; raises `InputError` where there is none or it cannot be written."""
+        """Open a run to go on with; raises `InputError` where there is none, or as `create` does."""
         cls.existing(path)
         try:
-            (path / "checkpoints").mkdir(exist_ok=True)
-            probe = path / ".writable"
-            probe.unlink(missing_ok=True)
-            probe.touch(exist_ok=False)
-            probe.unlink()
+            with _claiming(path) as claimed:
+                (path / "checkpoints").mkdir(exist_ok=True)
+                probe = path / ".writable"
+                probe.unlink(missing_ok=True)
+                probe.touch(exist_ok=False)
+                probe.unlink()
         except OSError as error:
             raise _unwritable(path, error) from None
-        return cls(path)
+        return cls(path, claimed=claimed)
+
+    def release(self) -> None:
+        """Let other processes make or open the folder; the end of this one does too."""
+        if self._claimed is not None:
+            os.close(self._claimed)
+            self._claimed = None
 
     @classmethod
     def existing(cls, path: Path) -> "RunFolder":
@@ -169,6 +177,24 @@ class RunFolder:
                 kept.append(line)
         replace(path, "".join(f"{line}\n" for line in kept).encode())
         return [json.loads(line) for line in kept]
+
+
+@contextlib.contextmanager
+def _claiming(path: Path) -> Iterator[int | None]:
+    """Keep a folder from other runs, unless the block fails; raises `InputError` where one is under way."""
+    try:
+        claimed = claim(path)
+    except BlockingIOError:
+        raise InputError(
+            f"{path}: another process trains in this output folder; wait for its end or stop it, or give "
+            "another --output"
+        ) from None
+    try:
+        yield claimed
+    except BaseException:
+        if claimed is not None:
+            os.close(claimed)
+        raise
 
 
 def _check_own(path: Path, *, folder: bool) -> None:
