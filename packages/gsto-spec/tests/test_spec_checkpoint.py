@@ -170,7 +170,8 @@ def test_another_number_of_classes_is_refused_whole_and_initialises_when_asked(
     other = {name for name, shape in graph.parameters.items() if source.parameters[name] != shape}
     error = refusal(read, weights, graph)
     assert set(re.findall(r"([\w.]+) has shape", str(error))) == other == set(error.report.misshapen)
-    assert f"file has {GSTO.classes} classes, the graph 7" in str(error)
+    told = f": the file has {GSTO.classes} classes, the graph 7: give --classes {GSTO.classes}, from Python "
+    assert told in str(error).partition(" has shape")[0]
     assert f"file has {GSTO.classes} classes, the graph 7\n" in str(error.report)
     assert "its backbone fits: to take that and leave the rest as initialised, say initialize" in str(error)
     found = read(weights, graph, initialize=True, seed=2)

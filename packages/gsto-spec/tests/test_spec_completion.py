@@ -10,7 +10,7 @@ def offered(*words: str) -> list[str]:
     shell = get_completion_class("zsh")
     assert shell is not None
     found = shell(main, {}, "gsto-spec", "_UNUSED").get_completions(list(words[:-1]), words[-1])
-    return [each.value for each in found]
+    return [each.value if each.type == "plain" else each.type for each in found]
 
 
 def test_subcommands_options_and_architectures_are_completed() -> None:
@@ -19,3 +19,8 @@ def test_subcommands_options_and_architectures_are_completed() -> None:
     assert offered("show", "") == list(architectures())
     assert offered("cost", "pose-gsto-hrnet-w4") == ["pose-gsto-hrnet-w48"]
     assert offered("show", "--form", "p") == ["paper"]
+    assert offered("table", "1") == ["1", "10"]
+
+
+def test_files_are_completed_where_no_architecture_begins_so() -> None:
+    assert offered("cost", "mine") == offered("diff", "hrnetv2-w48", "mine") == ["file"]

@@ -126,6 +126,12 @@ def test_what_cannot_be_saved_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "model").exists()
 
 
+def test_other_than_a_name_for_each_class_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GstoError, match="of the 2 channels of output stage4, found 1; name all") as refused:
+        save_pretrained(tmp_path / "model", small(), drawn(small()), {"classes": ["a"]})
+    assert "\n" not in str(refused.value) and not (tmp_path / "model").exists()
+
+
 def front_matter(text: str) -> Any:
     yaml = pytest.importorskip("yaml")
     _, matter, _ = text.split("---\n", 2)
@@ -178,7 +184,8 @@ def test_any_card_makes_a_page_that_a_yaml_reader_takes(
     try:
         save_pretrained(folder, small(), drawn(small()), {**CARD, key: value})
     except GstoError as error:
-        assert "card: expected what JSON can hold" in str(error)  # a lone surrogate, say
+        wrong = "card: classes: expected a name for each" if key == "classes" else ""
+        assert "card: expected what JSON can hold" in str(error) or (wrong and wrong in str(error))
         return
     page = (folder / "README.md").read_text(encoding="utf-8")
     assert front_matter(page)["library_name"] == "gsto"

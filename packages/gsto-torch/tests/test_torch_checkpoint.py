@@ -189,7 +189,8 @@ def test_other_files_that_every_backend_reads_are_read_here_too(tmp_path: Path) 
             replace(GSTO, classes=5),
             [
                 "last_layer.3.bias has shape (3,), expected (5,)",
-                "; file has 3 classes, the graph 5; its backbone fits",
+                ": the file has 3 classes, the graph 5: give --classes 3, from Python classes=3; last_layer",
+                "; its backbone fits",
             ],
         ),
         (NARROW, ["att2.2.0.0.weight is not declared", "its backbone fits"]),

@@ -2,7 +2,7 @@ import importlib
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -93,6 +93,24 @@ RECIPE = (
     "data.crop=[16,16]",
 )
 """What tests of the program rest on, whatever the benchmarks' own recipes are."""
+
+
+Ended = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def ending(capfd: pytest.CaptureFixture[str]) -> Ended:
+    """Calls a command's main with arguments; returns its status, standard output and standard error."""
+
+    def call(program: Callable[[Sequence[str]], object], *arguments: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            program(arguments)
+        captured = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, captured.out, captured.err
+
+    return call
 
 
 @dataclass

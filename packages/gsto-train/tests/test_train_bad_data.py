@@ -86,7 +86,7 @@ def test_a_bad_file_is_named_by_the_check_and_by_a_run(
     done = command("--output", "run", settings=("data.skip_unreadable=true", "train.steps=1"))
     assert done.status == 0, done.error
     assert json.loads(Path("run/result.json").read_text())["left_out"] == {"training": 1, "validation": 0}
-    assert "train: left out 1 unreadable files, 3 pictures remain" in done.error and name in done.error
+    assert "train: left out 1 unreadable file, 3 pictures remain" in done.error and name in done.error
 
 
 GOOD_FILES: dict[str, tuple[str, Spoil]] = {

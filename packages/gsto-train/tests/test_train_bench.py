@@ -67,18 +67,13 @@ Bench = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def bench(
-    linear: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    linear: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: Bench
 ) -> Iterator[Bench]:
     (tmp_path / "mine.py").write_text(ARCHITECTURE + BACKENDS)
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        captured = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, captured.out, captured.err
+        return ending(main, *arguments)
 
     yield run
     sys.modules.pop("mine", None)

@@ -1,9 +1,11 @@
 """What the shell completes, by the protocol that click's scripts for bash, zsh and fish speak."""
 
 import os
+import shutil
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import click
 import pytest
@@ -53,6 +55,20 @@ def test_files_and_folders_are_completed_where_they_are_taken() -> None:
     assert offered("bench", "st") == ["step"]
 
 
+def test_networks_pictures_and_outputs_are_completed_as_files_and_folders() -> None:
+    assert [offered("eval", "mi"), offered("predict", "a")] == [["file"], ["file"]]
+    assert [offered("predict", option, "") for option in ("--model", "--baseline")] == [["file"]] * 2
+    assert [offered("report", "--output", ""), offered("eval", "--output", "")] == [["file"], ["dir"]]
+
+
+def test_the_words_that_a_setting_takes_are_completed() -> None:
+    words = ["train.optimizer=sgd", "train.optimizer=adam"]
+    assert offered("predict", "--set", "train.optimizer=") == words
+    assert offered("train", "--set", "train.optimizer=a") == words[1:]
+    assert offered("train", "--set", "architecture.form=n") == ["architecture.form=none"]
+    assert offered("train", "--set", "train.batch=") == offered("train", "--set", "no.such=") == []
+
+
 def asked(shell: str, instruction: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Start `gsto-train` as a shell's script does."""
     code = "from gsto_train.commands.train import main; main()"
@@ -70,6 +86,28 @@ def test_a_shells_script_gets_its_answer() -> None:
         assert (done.returncode, done.stdout.strip()) == (0, answer), done
     done = asked("fish", "complete", COMP_WORDS="gsto-train --benchmark camvid-", COMP_CWORD="camvid-")
     assert "camvid-small" in done.stdout, done
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
+def test_bash_completes_behind_an_equals_sign(tmp_path: Path) -> None:
+    start = tmp_path / "gsto-train"
+    start.write_text(f"#!{sys.executable}\nfrom gsto_train.commands.train import main; main()\n")
+    start.chmod(0o755)
+    script = (
+        asked("bash", "source").stdout
+        + """
+        compopt() { echo "$@"; }
+        for COMP_LINE in "gsto-train --set train.optimizer=" "gsto-train --set train.optim" \
+                "gsto-train --set evaluation.absent_classes=l" "gsto-train --device=cu"; do
+            COMP_POINT=${#COMP_LINE}; $(complete -p gsto-train | sed 's/.*-F //; s/ .*//') "$START"
+            echo "${COMPREPLY[*]}"
+        done"""
+    )
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script], env={**os.environ, "START": str(start)}, capture_output=True,
+        text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["sgd adam", "-o nospace", "train.optimizer=", "left\\ out", "cuda"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

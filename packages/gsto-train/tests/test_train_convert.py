@@ -226,6 +226,25 @@ def test_the_card_says_where_weights_came_from_and_keeps_what_it_said(run: Calla
     assert json.loads(Path("d/card.json").read_text()) == json.loads(Path("c/card.json").read_text())
 
 
+def test_a_run_s_folder_is_taken_for_its_trained_network(run: Callable[..., Outcome]) -> None:
+    graph = small_graph()
+    weights = random_weights(graph)
+    Path("run").mkdir()
+    Path("run/config.json").write_text("{}")
+    assert "run/model: no such file or folder" in run("run", "out.npz").failure
+    save_directory("run/model", graph, weights)
+    assert run("run", "out.npz").status == 0
+    found = np.load("out.npz")
+    assert all(np.array_equal(found[name], array) for name, array in weights.items())
+
+
+def test_another_number_of_classes_is_told_before_the_shapes(run: Callable[..., Outcome]) -> None:
+    write_npz("in.npz", random_weights(small_graph(5)))
+    failure = run("in.npz", "out.npz", *SMALL).failure
+    assert failure.startswith("in.npz: the file has 5 classes, the graph 2: give --classes 5, from Python")
+    assert "head.bias has shape (5,), expected (2,)" in failure
+
+
 def test_a_run_s_checkpoint_gives_its_weights(run: Callable[..., Outcome]) -> None:
     weights = random_weights(small_graph())
     slots = {f"optimizer/momentum/{name}": array for name, array in weights.items()}

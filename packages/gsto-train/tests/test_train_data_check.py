@@ -199,7 +199,14 @@ def test_joints_are_counted_and_bad_annotations_named(check: Any, tmp_path: Path
     wrong_length, no_picture = done.texts("val", "broken")
     assert wrong_length.startswith(f"{path}: annotation 8") and "annotation 9" in no_picture
     shown = check(str(benchmark), tmp_path, as_json=False).out
-    assert "train: 1 ground-truth boxes in 1 pictures" in shown and "tail  labelled in 1, seen in 0" in shown
+    assert "train: 1 ground-truth box in 1 picture\n" in shown and "tail  labelled in 1, seen in 0" in shown
+
+
+def test_of_boxes_that_know_no_joints_only_the_number_is_told(check: Any, coco: Path) -> None:
+    shown = check("coco-keypoints-w32", coco, as_json=False).out
+    assert "  nose " in shown.partition("\nval: ")[0]
+    assert "val: 4 detector boxes in 2 pictures, without a labelled joint\n" in shown
+    assert "  nose " not in shown.partition("\nval: ")[2]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_unreadable_pictures_are_left_out_and_told_when_asked_to(pictures: Path)
     assert [Path(validation[index].name).stem for index in range(len(validation))] == ["5"]
     assert notes[0] == "train: left out 2 unreadable files, 2 pictures remain"
     assert "no file 1_label.png (line 2)" in notes[1] and "0.png: this picture does not decode" in notes[2]
-    assert notes[3] == "val: left out 1 unreadable files, 1 pictures remain"
+    assert notes[3] == "val: left out 1 unreadable file, 1 picture remains"
     assert training.classes == ("red", "green", "blue") and len(training.palette) == 3
 
 

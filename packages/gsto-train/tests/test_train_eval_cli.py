@@ -15,18 +15,15 @@ from gsto_train.commands.evaluate import main
 from gsto_train.data.cityscapes import CLASSES, label_ids
 from gsto_train.segmentation.evaluation import PROTOCOL
 
+Run = Callable[..., tuple[int, str, str]]
+
 
 @pytest.fixture
-def score(command: Any, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def score(command: Any, ending: Run) -> Run:
     """Runs the command; `command` gives it the linear backend, a working folder and pictures."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        captured = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, captured.out, captured.err
+        return ending(main, *arguments)
 
     return run
 

@@ -33,16 +33,11 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def predict(command: Any, capfd: pytest.CaptureFixture[str]) -> Run:
+def predict(command: Any, ending: Run) -> Run:
     """Runs the command; `command` gives it the linear backend, a working folder and pictures."""
 
     def run(*arguments: str, program: Any = main) -> tuple[int, str, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            program(arguments)
-        captured = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, captured.out, captured.err
+        return ending(program, *arguments)
 
     return run
 
@@ -144,7 +139,7 @@ def test_pictures_are_read_as_data_are_and_odd_ones_passed_over(
     assert status == 1
     summary = json.loads(out)
     assert {each["picture"] for each in summary["skipped"]} == {str(folder / "broken.jpg")}
-    assert error.splitlines()[-1] == "gsto-predict: 1 of 3 pictures were passed over, named above"
+    assert error.splitlines()[-1] == "gsto-predict: 1 of 3 pictures was passed over, named above"
     assert str(folder / "broken.jpg") in error.splitlines()[-2]
     assert indices(Path("seen/index/deep/turned.png")).shape == (13, 7)
     assert indices(Path("seen/index/dot.png")).shape == (1, 1)

@@ -62,17 +62,15 @@ class Page(HTMLParser):
         return " ".join(self.words)
 
 
+Run = Callable[..., tuple[int, str, str]]
+
+
 @pytest.fixture
-def report(command: Any, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def report(command: Any, ending: Run) -> Run:
     """Runs the command; `command` gives it the linear backend, a working folder and pictures."""
 
     def run(*arguments: str, program: Any = main) -> tuple[int, str, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            program(arguments)
-        captured = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, captured.out, captured.err
+        return ending(program, *arguments)
 
     return run
 
@@ -114,6 +112,17 @@ def test_a_report_says_all_of_a_run(command: Any, report: Any, pictures: Path) -
         )
     assert result["graph_digest"] in found.text
     assert "train.learning_rate" in found.text and "linear" in found.text
+    versions = re.search(r"With these versions:\s*(\S+==.*)", found.text)
+    assert versions is not None and "gsto-spec==" in versions[1] and "processes==" not in versions[1]
+    assert '"train":' not in found.text and "train 0" in found.text  # The seeds.
+    assert any(title.startswith("graph on ") and ", 10: " in title for title in found.titles)
+
+
+def test_a_score_that_was_measured_once_is_no_curve(command: Any, report: Any) -> None:
+    assert command("--output", "run").status == 0
+    assert report("run", "--samples", "0")[0] == 0
+    text = Path("run/report.html").read_text()
+    assert "<figcaption>learning rate" in text and "<figcaption>mean IoU" not in text
 
 
 def test_the_confusion_matrix_is_that_of_what_is_predicted(command: Any, report: Any, pictures: Path) -> None:

@@ -226,10 +226,12 @@ def _refusal(report: CheckpointReport, named: CanonicalTensors, problems: list[s
     counts = f"of the architecture's {report.tensors:,} tensors the file has {known:,}"
     if len(named.tensors) > known:
         counts += f", and {len(named.tensors) - known:,} others"
-    if report.other_classes:
-        counts += f"; {report.other_classes}"
+    first = ""
+    if report.class_counts is not None:
+        found = report.class_counts[0]
+        first = f"{report.other_classes}: give --classes {found}, from Python classes={found}; "
     listed = "; ".join(problems) or "nothing in it belongs to the architecture"
-    return f"{report.source}: {listed} ({counts}{_mend(report)})"
+    return f"{report.source}: {first}{listed} ({counts}{_mend(report)})"
 
 
 def _mend(report: CheckpointReport) -> str:

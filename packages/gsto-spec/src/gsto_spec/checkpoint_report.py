@@ -54,16 +54,23 @@ class CheckpointReport:
         return f"{len(self.loaded):,} of {self.tensors:,} tensors, {share:g}% of parameters"
 
     @property
-    def other_classes(self) -> str | None:
-        """`file has 21 classes, the graph 19`, where that and nothing else is why shapes differ."""
+    def class_counts(self) -> tuple[int, int] | None:
+        """Classes of the file and of the graph, where they and nothing else are why shapes differ."""
         changes = {pair for shapes in self.misshapen.values() for pair in _changed_axes(*shapes)}
         roles = {name.rpartition(".")[2] for name in self.misshapen}
         # A width of the network is that of batch norms too; a number of classes is of predictions alone,
-        # which have a bias.
-        if len(changes) != 1 or "bias" not in roles or "running_mean" in roles:
+        # which have a weight and a bias.
+        if len(changes) != 1 or not {"weight", "bias"} <= roles or "running_mean" in roles:
             return None
-        found, expected = changes.pop()
-        return f"file has {found} classes, the graph {expected}"
+        return changes.pop()
+
+    @property
+    def other_classes(self) -> str | None:
+        """`the file has 21 classes, the graph 19`, where `class_counts` are known."""
+        if self.class_counts is None:
+            return None
+        found, expected = self.class_counts
+        return f"the file has {found} classes, the graph {expected}"
 
     @property
     def details(self) -> tuple[str, ...]:

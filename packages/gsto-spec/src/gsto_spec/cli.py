@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import click
 import numpy as np
+from click.shell_completion import CompletionItem
 from numpy.typing import NDArray
 
 import gsto_spec
@@ -32,7 +33,7 @@ from gsto_spec.graph import Graph
 from gsto_spec.locate import locate
 from gsto_spec.onnx import write_onnx
 from gsto_spec.passes import RULES, optimize
-from gsto_spec.published import CITYSCAPES, COCO
+from gsto_spec.published import CITYSCAPES, COCO, TABLES
 from gsto_spec.rewrite import RewriteLog
 from gsto_spec.weights import initial_weights
 
@@ -101,9 +102,14 @@ def main() -> None:
     """
 
 
-def _complete(context: click.Context, argument: click.Parameter, incomplete: str) -> list[str]:
-    """The names that a shell offers for an architecture."""
-    return [name for name in architectures() if name.startswith(incomplete)]
+def _complete(context: click.Context, argument: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What a shell offers for an architecture: names, and files where none begins so."""
+    names = [CompletionItem(name) for name in architectures() if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
+
+
+def _complete_number(context: click.Context, argument: click.Parameter, incomplete: str) -> list[str]:
+    return [str(number) for number in TABLES if str(number).startswith(incomplete)]
 
 
 _architecture = click.argument("architecture", shell_complete=_complete)
@@ -140,7 +146,7 @@ def _entry_facts(name: str) -> dict[str, Any]:
 
 
 @main.command("table")
-@click.argument("number", type=int, required=False)
+@click.argument("number", type=int, required=False, shell_complete=_complete_number)
 @click.option("--markdown", is_flag=True, help="All tables as one page, docs/tables.md.")
 @_form
 @_json
@@ -307,8 +313,8 @@ def _weights(path: Path | None, graph: Graph, inplace_abn: bool | None) -> dict[
 
 
 @main.command("diff")
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", shell_complete=_complete)
+@click.argument("b", shell_complete=_complete)
 @_classes
 @click.option("--form", "forms", type=click.Choice(tuple(FORMS)), multiple=True,
               help="The reading of the gated parts; given twice, A's and B's.")  # fmt: skip

@@ -79,7 +79,7 @@ def _onnx() -> Any:
     try:
         return import_module("onnx")
     except ImportError:
-        raise GstoError("exporting to ONNX needs the package onnx: pip install gsto-spec[onnx]") from None
+        raise GstoError("exporting to ONNX needs the package onnx: pip install 'gsto-spec[onnx]'") from None
 
 
 class _Model:

@@ -51,7 +51,8 @@ def save_pretrained(
     preprocessing, settings, licence. The golden answer takes one run of the definition, seconds for the
     largest networks.
 
-    Raises `GraphError`, `WeightsError` and `GstoError` as `save_directory` does, and `FileExistsError` where
+    Raises `GraphError`, `WeightsError` and `GstoError` as `save_directory` does, `GstoError` for names of
+    other than as many classes as the first output has, and `FileExistsError` where
     the directory holds anything at all.
     """
     folder = Path(directory)
@@ -63,6 +64,7 @@ def save_pretrained(
 def _files(
     graph: Graph, weights: Mapping[str, NDArray[Any]], card: Mapping[str, Any] | None
 ) -> dict[str, bytes]:
+    _check_classes(graph, card or {})
     saved = saved_files(graph, weights, card)
     told = {**(card or {}), "weights_sha256": hashlib.sha256(saved[WEIGHTS_FILE]).hexdigest()}
     return {
@@ -71,6 +73,19 @@ def _files(
         GOLDEN_FILE: json_bytes(golden.record(graph, weights)),
         **saved,
     }
+
+
+def _check_classes(graph: Graph, card: Mapping[str, Any]) -> None:
+    names = card.get("classes")
+    if not isinstance(names, list | tuple) or not names:
+        return
+    output, node = next(iter(graph.outputs.items()))
+    channels = graph.shapes[node][1]
+    if len(names) != channels:
+        raise GstoError(
+            f"card: classes: expected a name for each of the {channels} channels of output {output}, found "
+            f"{len(names)}; name all, or leave classes out"
+        )
 
 
 def load_pretrained(

@@ -21,6 +21,7 @@ from gsto_train.data.scenes import GeneratedScenes
 from gsto_train.errors import InputError, nearest
 from gsto_train.settings import KEYPOINTS, PARTS, ArchitectureSettings, DataSettings, Part, Settings
 from gsto_train.task import Task
+from gsto_train.wording import counted
 
 _READING_THREADS = 8
 
@@ -108,7 +109,8 @@ def load_split(data: DataSettings, part: Part, note: Callable[[str], None] = _to
     kept, broken = readable(dataset, threads=_READING_THREADS)
     left_out = (*missing, *broken)
     if left_out:
-        note(f"{part}: left out {len(left_out)} unreadable files, {len(kept)} pictures remain")
+        remain = f"{counted(len(kept), 'picture')} {'remains' if len(kept) == 1 else 'remain'}"
+        note(f"{part}: left out {counted(len(left_out), 'unreadable file')}, {remain}")
         for finding in left_out:
             note(f"left out: {finding.text}")
     return Subset(dataset, kept.indices, len(left_out))

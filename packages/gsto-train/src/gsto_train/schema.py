@@ -132,6 +132,21 @@ def describe(kind: type) -> dict[str, tuple[str, object]]:
     }
 
 
+def choices(kind: type, key: str) -> tuple[str, ...]:
+    """Return the words that a setting takes; none for an unknown key, and where they cannot be listed."""
+    declared = _declared(kind)
+    return _choices(declared[key].type) if key in declared else ()
+
+
+def _choices(expected: Any) -> tuple[str, ...]:
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (types.UnionType, typing.Union):
+        return tuple(word for each in arguments for word in _choices(each))
+    if origin is typing.Literal:
+        return tuple(map(str, arguments))
+    return {bool: ("true", "false"), types.NoneType: ("none",)}.get(expected, ())
+
+
 def assignment(text: str) -> tuple[str, object]:
     """Return key and value of `key=value`; the value is TOML or a number where it parses, else text."""
     key, sign, value = text.partition("=")

@@ -28,6 +28,7 @@ from gsto_train.settings import KEYPOINTS, Settings
 from gsto_train.settings import resolve as resolve_settings
 from gsto_train.submission import RESULTS, check_free, new_folder, submission, write_results
 from gsto_train.task import Task
+from gsto_train.wording import counted
 
 _SCORES_DEPEND_ON = (
     "data.", "evaluation.", "pose.", "train.device", "train.precision", "train.evaluation_batch",
@@ -298,7 +299,7 @@ def _submit_pictures(
     split = task.settings.data.val_split
     whole = cityscapes.SPLITS.get(split)
     short = f", of the {whole} that {split} has" if whole and whole != len(files) else ""
-    return metrics, f"{len(files)} pictures of label ids{short}"
+    return metrics, f"{counted(len(files), 'picture')} of label ids{short}"
 
 
 def _submit_poses(

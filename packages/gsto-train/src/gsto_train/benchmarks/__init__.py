@@ -45,9 +45,15 @@ class Record:
             "PCK": self.correct_keypoints,
         }  # fmt: skip
         scores = ", ".join(f"{name} {value:.4g}" for name, value in told.items() if value is not None)
-        took = ", ".join(filter(None, (self.hardware, f"{self.hours:g} hours" if self.hours else None)))
+        took = ", ".join(filter(None, (self.hardware, _took(self.hours))))
         holds = "; ".join(filter(None, (self.conditions, took)))
         return (scores or "no score recorded") + (f" ({holds})" if holds else "")
+
+
+def _took(hours: float | None) -> str | None:
+    if hours is None:
+        return None
+    return f"{60 * hours:.2g} minutes" if hours < 1 else f"{hours:g} hours"
 
 
 @dataclass(frozen=True)

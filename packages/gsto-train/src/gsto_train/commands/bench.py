@@ -53,10 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 @click.option("--rounds", type=_AT_LEAST_ONE, default=7, show_default=True, help="Turns of every subject.")
 @click.option("--repeats", type=_AT_LEAST_ONE, help="Runs of a turn.  [as many as fill half a second]")
 @click.option("--ceilings/--no-ceilings", default=True, help="Measure what the machine can do beside it.")
-@click.option("--data", metavar="DIR", help="For data: Cityscapes' folder.  [drawn scenes of its size]")
+@click.option(
+    "--data",
+    metavar="DIR",
+    help="For data: Cityscapes' folder.  [drawn scenes of its size]",
+    shell_complete=completion.FOLDERS,
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results on standard output.")
-@click.option("--output", metavar="FILE.json", help="Write the results to a file.")
-@click.option("--plot", metavar="FILE.svg|png|pdf", help="Draw them; needs matplotlib.")
+@click.option(
+    "--output", metavar="FILE.json", help="Write the results to a file.", shell_complete=completion.FILES
+)
+@click.option(
+    "--plot", metavar="FILE.svg|png|pdf", help="Draw them; needs matplotlib.", shell_complete=completion.FILES
+)
 @click.version_option(package_name="gsto-train", message="%(prog)s %(version)s")
 def command(
     job: str, size: str | None, data: str | None, as_json: bool, output: str | None, plot: str | None,

@@ -42,6 +42,8 @@ def command(
 ) -> int:
     """Convert weights between a saved model's folder, a .safetensors file and a torch .pth or .pt file.
 
+    Of a run's folder the trained network is taken.
+
     Every tensor arrives bit for bit, under its canonical name; whatever is left out, renamed, read
     otherwise, initialised or added is printed.
     """
@@ -49,10 +51,12 @@ def command(
     from gsto_train.convert import ConversionError, Reading, convert
     from gsto_train.errors import InputError
     from gsto_train.interrupts import Interrupted, Interrupts
+    from gsto_train.run import runfolder
 
     network = NetworkOptions(architecture, classes, form)
     asked = inplace_abn is not None or initialize or seed is not None
     reading = Reading(inplace_abn, initialize, seed or 0) if asked else None
+    source = source / runfolder.MODEL if runfolder.is_run(source) else source
     try:
         with Interrupts().installed():
             report = convert(source, target, graph=network.graph(), reading=reading, force=force)

@@ -94,6 +94,7 @@ def _reports(settings: "Settings", threads: int, as_json: bool) -> dict[str, "Ch
     from gsto_train.report import Report
     from gsto_train.resolve import open_split
     from gsto_train.settings import KEYPOINTS, PARTS
+    from gsto_train.wording import counted
 
     reports, opened, progress = dict[str, "Checked"](), [], Report(json=as_json)
     for part in PARTS:
@@ -105,7 +106,9 @@ def _reports(settings: "Settings", threads: int, as_json: bool) -> dict[str, "Ch
         except InputError as error:
             reports[part] = SplitReport(findings=[Finding("missing", str(error))])
             continue
-        with progress.counting(f"reading {len(dataset)} pictures of {part}", len(dataset)) as count:
+        with progress.counting(
+            f"reading {counted(len(dataset), 'picture')} of {part}", len(dataset)
+        ) as count:
             reports[part] = report = check_split(dataset, threads=threads, on_picture=count.advance)
         if part == "train":
             report.findings.extend(absent_classes(report, part))
@@ -130,11 +133,13 @@ def _as_json(
 
 
 def _show(reports: Mapping[str, "Checked"], problems: int) -> None:
+    from gsto_train.wording import counted
+
     for part, report in reports.items():
         first, *others = report.lines()
         click.echo("\n".join([f"{part}: {first}", *others]))
         for finding in report.findings[:_SHOWN]:
             click.echo(f"  {finding.kind}: {finding.text}")
         if len(report.findings) > _SHOWN:
-            click.echo(f"  and {len(report.findings) - _SHOWN} more findings; --json has them all")
-    click.echo(f"{problems} problems" if problems else "nothing is missing or broken")
+            click.echo(f"  and {counted(len(report.findings) - _SHOWN, 'more finding')}; --json has them all")
+    click.echo(counted(problems, "problem") if problems else "nothing is missing or broken")

@@ -30,6 +30,7 @@ def command(as_json: bool) -> int:
     """
     from gsto_train.doctor.examination import examine
     from gsto_train.interrupts import Interrupted, Interrupts
+    from gsto_train.wording import counted
 
     try:
         with Interrupts().installed():
@@ -42,7 +43,7 @@ def command(as_json: bool) -> int:
     except OSError as error:
         return fail(NAME, f"{error.filename or 'standard error'}: {error.strerror}", FAILED)
     problems = len(found["problems"])
-    return fail(NAME, f"{problems} problem{'s' * (problems > 1)}, told above", FAILED) if problems else DONE
+    return fail(NAME, f"{counted(problems, 'problem')}, told above", FAILED) if problems else DONE
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import NoReturn
 import click
 
 from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, out_of_memory, path, run_command
+from gsto_train.commands import completion
 from gsto_train.commands.options import (
     FormName,
     NetworkOptions,
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("source", metavar="RUN|DIRECTORY|CHECKPOINT")
+@click.argument("source", metavar="RUN|DIRECTORY|CHECKPOINT", shell_complete=completion.FILES)
 @backend_option("What predicts: torch, jax, ...; default: the run's.")
 @benchmark_option("The data and the test procedure; default: the run's own.")
 @data_option("Folder of the pictures.")
@@ -37,9 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 @set_option("evaluation.flip=true")
 @device_option("Where to predict.")
 @precision_option("Arithmetic: float32, tf32 (GPU), float64.")
-@click.option("--output", metavar="DIR", help="New folder for result.json.")
 @click.option(
-    "--submit", metavar="DIR", help="New folder for Cityscapes' PNGs of label ids or COCO's results, checked."
+    "--output", metavar="DIR", help="New folder for result.json.", shell_complete=completion.FOLDERS
+)
+@click.option(
+    "--submit",
+    metavar="DIR",
+    help="New folder for Cityscapes' PNGs of label ids or COCO's results, checked.",
+    shell_complete=completion.FOLDERS,
 )
 @click.option(
     "--verify",

@@ -49,17 +49,27 @@ class _Share(click.FloatRange):
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("pictures", metavar="PICTURE|FOLDER|PATTERN...", nargs=-1)
-@click.option("--model", required=True, metavar="RUN|DIRECTORY|CHECKPOINT", help="The trained network.")
+@click.argument("pictures", metavar="PICTURE|FOLDER|PATTERN...", nargs=-1, shell_complete=completion.FILES)
+@click.option(
+    "--model",
+    required=True,
+    metavar="RUN|DIRECTORY|CHECKPOINT",
+    help="The trained network.",
+    shell_complete=completion.FILES,
+)
 @click.option(
     "--output",
     metavar="DIR",
     help="New folder for all that is written; default: predictions, predictions-2, ...",
+    shell_complete=completion.FOLDERS,
 )
 @click.option("--force", is_flag=True, help="Replace files in --output.")
 @backend_option("What predicts: torch, jax, ...; default: the run's.")
 @click.option(
-    "--boxes", metavar="FILE.json", help="Where persons are, in COCO's formats; default: the whole picture."
+    "--boxes",
+    metavar="FILE.json",
+    help="Where persons are, in COCO's formats; default: the whole picture.",
+    shell_complete=completion.FILES,
 )
 @click.option(
     "--samples",
@@ -67,7 +77,12 @@ class _Share(click.FloatRange):
     metavar="N",
     help="N pictures of the model's own validation data.",
 )
-@click.option("--truth", metavar="PNG|DIR", help="Class indices of the picture, or a folder of such PNGs.")
+@click.option(
+    "--truth",
+    metavar="PNG|DIR",
+    help="Class indices of the picture, or a folder of such PNGs.",
+    shell_complete=completion.FILES,
+)
 @click.option(
     "--explain",
     is_flag=True,
@@ -77,6 +92,7 @@ class _Share(click.FloatRange):
     "--baseline",
     metavar="RUN|DIRECTORY|CHECKPOINT",
     help="A second network of the same labels, drawn beside it by --explain.",
+    shell_complete=completion.FILES,
 )
 @click.option(
     "--baseline-architecture", metavar="NAME|FILE.json|MODULE:ATTRIBUTE",
@@ -165,6 +181,7 @@ def _predict(given: Options) -> int:
     from gsto_train.finite import NotFiniteError
     from gsto_train.interrupts import Interrupted, Interrupts
     from gsto_train.report import Report
+    from gsto_train.wording import counted
 
     try:
         with Interrupts().installed():
@@ -191,7 +208,12 @@ def _predict(given: Options) -> int:
         return fail(NAME, f"out of memory: {told}; predict in windows, with evaluation.window", FAILED)
     skipped, total = len(summary["skipped"]), len(summary["skipped"]) + len(summary["pictures"])
     if skipped:
-        return fail(NAME, f"{skipped} of {total} pictures were passed over, named above", FAILED)
+        return fail(
+            NAME,
+            f"{skipped} of {counted(total, 'picture')} {'was' if skipped == 1 else 'were'} passed over, "
+            "named above",
+            FAILED,
+        )
     return DONE
 
 
@@ -200,6 +222,7 @@ def _run(given: Options, report: "Report") -> dict[str, Any]:
     from gsto_train.look import gallery, inputs, sources
     from gsto_train.look.boxes import read_boxes
     from gsto_train.look.predicting import looker
+    from gsto_train.wording import counted
 
     named = sources.find(given.pictures)
     boxes = None if given.boxes is None else read_boxes(path("--boxes", given.boxes))
@@ -221,7 +244,10 @@ def _run(given: Options, report: "Report") -> dict[str, Any]:
     outcome = gallery.predict_all(shown, network, looks, output, report, opacity=given.opacity, also=also)
     summary = gallery.summarize(network, looks, output, outcome)
     if not given.as_json:
-        report.say(f"{len(outcome.pictures)} pictures by {gallery.title(network)}; all is in {output.path}")
+        report.say(
+            f"{counted(len(outcome.pictures), 'picture')} by {gallery.title(network)}; "
+            f"all is in {output.path}"
+        )
     return summary
 
 

@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     "--output",
     metavar="FILE.html",
     help="Default: report.html in the run's folder, comparison.html here for several.",
+    shell_complete=completion.FILES,
 )
 @click.option(
     "--force", is_flag=True, help="Replace a file that is there; a run's own report.html always is."
@@ -39,7 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     help="Validation pictures that the confusion matrix counts at most, of a run that kept none.",
 )  # fmt: skip
 @backend_option("What predicts; default: the run's.")
-@click.option("--data", metavar="DIR", help="Folder of the data, where it is not where it was.")
+@click.option(
+    "--data",
+    metavar="DIR",
+    help="Folder of the data, where it is not where it was.",
+    shell_complete=completion.FOLDERS,
+)
 @device_option("Where to predict.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report's name and the scores.")
 @click.version_option(package_name="gsto-train", message="%(prog)s %(version)s")

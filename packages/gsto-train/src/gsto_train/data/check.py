@@ -12,6 +12,7 @@ from gsto_train.data.files import LabelledFiles
 from gsto_train.data.findings import Finding
 from gsto_train.data.samples import IGNORE_LABEL, Dataset
 from gsto_train.errors import InputError
+from gsto_train.wording import counted
 
 _SIZES_SHOWN = 3
 
@@ -47,8 +48,8 @@ class SplitReport:
         """Return the counts for a person."""
         sizes = ", ".join(f"{count} of {size}" for size, count in self.sizes.most_common(_SIZES_SHOWN))
         others = len(self.sizes) - _SIZES_SHOWN
-        more = f" and {others} other sizes" if others > 0 else ""
-        first = f"{self.pictures} pictures read{': ' + sizes if sizes else ''}{more}"
+        more = f" and {counted(others, 'other size')}" if others > 0 else ""
+        first = f"{counted(self.pictures, 'picture')} read{': ' + sizes if sizes else ''}{more}"
         total = int(self.pixels.sum()) + self.ignored
         if not total:
             return [first]
@@ -56,7 +57,7 @@ class SplitReport:
         rows = zip(self.classes, self.pixels, self.occurrences, strict=True)
         return [
             first,
-            *(f"  {name:{width}}  {100 * pixels / total:6.2f}% of pixels, in {seen} pictures"
+            *(f"  {name:{width}}  {100 * pixels / total:6.2f}% of pixels, in {counted(seen, 'picture')}"
               for name, pixels, seen in rows),
             f"  {'(ignored)':{width}}  {100 * self.ignored / total:6.2f}% of pixels",
         ]  # fmt: skip
@@ -85,8 +86,8 @@ def absent_classes(report: SplitReport, split: str) -> tuple[Finding, ...]:
     names = [name for name, pixels in zip(report.classes, report.pixels, strict=True) if not pixels]
     if not names or not report.pixels.any():
         return ()
-    text = f"{split}: no pixel of {len(names)} classes: {', '.join(names)}; nothing can be learnt of them"
-    return (Finding("odd", text),)
+    text = f"{split}: no pixel of {counted(len(names), 'class', 'classes')}: {', '.join(names)}"
+    return (Finding("odd", f"{text}; nothing can be learnt of {'it' if len(names) == 1 else 'them'}"),)
 
 
 def shared_pictures(training: Dataset, validation: Dataset) -> tuple[Finding, ...]:
@@ -137,5 +138,6 @@ def _count_findings(dataset: LabelledFiles) -> tuple[Finding, ...]:
     if official is None or official == listed:
         return ()
     folder = dataset.listing.pairs[0].image.parent
-    text = f"{folder}: {listed} pictures are there, the data set has {official} in this split"
+    there = f"{counted(listed, 'picture')} {'is' if listed == 1 else 'are'} there"
+    text = f"{folder}: {there}, the data set has {official} in this split"
     return (Finding("odd", f"{text}; a score on a part of it is no score on it"),)

@@ -19,6 +19,7 @@ from gsto_train.look.observing import Observer
 from gsto_train.look.predicting import Looker, Prediction, looker
 from gsto_train.metrics import ConfusionMatrix
 from gsto_train.report import Report
+from gsto_train.wording import counted
 
 _WIDEST = 640
 """Pixels of a picture in a report."""
@@ -68,7 +69,9 @@ def gather(network: Network, report: Report, *, samples: int, pictures: int) -> 
     shown = set(spread(len(inputs), samples))
     confusion = None if network.poses else ConfusionMatrix(len(network.labels))
     shots, notes, first = list[Shot](), list[str](), None
-    with report.counting(f"predicting {len(inputs)} pictures for the report", len(inputs)) as count:
+    with report.counting(
+        f"predicting {counted(len(inputs), 'picture')} for the report", len(inputs)
+    ) as count:
         for number, each in enumerate(inputs):
             try:
                 seen = each.read()

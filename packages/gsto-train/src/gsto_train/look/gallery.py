@@ -20,6 +20,7 @@ from gsto_train.look.network import Network
 from gsto_train.look.predicting import Looker, Prediction, told
 from gsto_train.look.sources import SUMMARY
 from gsto_train.report import Report
+from gsto_train.wording import counted
 
 LEGEND, POSES = "legend.svg", "keypoints.json"
 
@@ -86,7 +87,7 @@ def predict_all(
     Raises `OSError` where the output cannot be written.
     """
     outcome = Outcome()
-    with report.counting(f"predicting {len(inputs)} pictures", len(inputs)) as count:
+    with report.counting(f"predicting {counted(len(inputs), 'picture')}", len(inputs)) as count:
         for shown, seen in _read_ahead(inputs, network.settings.train.threads):
             try:
                 if isinstance(seen, InputError):

@@ -19,7 +19,7 @@ from gsto_train.report import duration
 
 _SERIES = 6
 _FINAL = "loss_stage4"
-_NO_PACKAGES = ("python", "threads")
+_NO_PACKAGES = ("python", "threads", "processes", "devices", "device", "cuda")
 """What backends tell among their versions that pip does not install."""
 _POOLED = (
     "mean_iou",
@@ -159,7 +159,8 @@ def _curves(records: Sequence[Record], names: Sequence[str]) -> str:
     charts = [_loss_chart(records, names)]
     for key in [key for key in _pooled(records) if key in ("mean_iou", "pixel_accuracy", "AP", "PCK")]:
         lines = [Line(n, _points(r.evaluations, key)) for n, r in zip(names, records, strict=True)]
-        charts.append(line_chart(_name(key), lines))
+        if any(len(line.drawn) > 1 for line in lines):
+            charts.append(line_chart(_name(key), lines))
     rates = [Line(n, _points(r.metrics, "learning_rate")) for n, r in zip(names, records, strict=True)]
     charts.append(line_chart("learning rate", rates))
     drawn = "".join(charts)
@@ -273,7 +274,9 @@ def _reproduction(record: Record, name: str, several: bool) -> str:
     install = " ".join(f"{name}=={version}" for name, version in packages.items())
     facts = {
         "graph digest": record.result.get("graph_digest"),
-        "seeds": record.result.get("seeds"),
+        "seeds": ", ".join(
+            f"{key} {_text(seed)}" for key, seed in _mapping(record.result.get("seeds")).items()
+        ),
         "recipe's source": _mapping(record.config.get("record")).get("source"),
     }
     rows = "".join(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from gsto_train.data.findings import Finding
 from gsto_train.pose.coco import CocoKeypoints
 from gsto_train.pose.samples import KeypointDataset
+from gsto_train.wording import counted
 
 
 @dataclass
@@ -34,11 +35,15 @@ class KeypointReport:
         }
 
     def lines(self) -> list[str]:
-        """Return the counts for a person."""
+        """Return the counts for a person; of a detector's boxes, which know of no joints, their number."""
+        box = f"{self.box_source} box"
+        boxes = f"{counted(self.boxes, box, f'{box}es')} in {counted(self.pictures, 'picture')}"
+        if not self.labelled.any():
+            return [f"{boxes}, without a labelled joint"]
         width = max(map(len, self.joints))
         rows = zip(self.joints, self.labelled, self.visible, strict=True)
         return [
-            f"{self.boxes} {self.box_source} boxes in {self.pictures} pictures",
+            boxes,
             *(f"  {name:{width}}  labelled in {labelled}, seen in {seen}" for name, labelled, seen in rows),
         ]
 

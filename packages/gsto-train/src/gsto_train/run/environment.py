@@ -2,9 +2,9 @@
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 
-from gsto_spec.backend import Backend
+from gsto_spec.backend import ENTRY_POINTS, Backend
 
 _PACKAGES = (
     "gsto-train",
@@ -23,7 +23,7 @@ def describe_environment(backend: Backend) -> dict[str, object]:
     return {
         "python": platform.python_version(),
         **machine(),
-        "packages": packages(),
+        "packages": {**packages(), **_package_of(backend)},
         "backend": {"name": backend.name, "versions": backend.versions(), "devices": list(backend.devices())},
         "processes": backend.process_count,
     }
@@ -41,6 +41,12 @@ def machine() -> dict[str, object]:
 def packages() -> dict[str, str]:
     """Return the versions of what gsto-train works with, as far as they are installed."""
     return {name: found for name in _PACKAGES if (found := package_version(name))}
+
+
+def _package_of(backend: Backend) -> dict[str, str]:
+    """Return the version of the package that offers a backend; of one of the user's own, nothing."""
+    found = entry_points(group=ENTRY_POINTS, name=backend.name)
+    return {each.dist.name: each.dist.version for each in found if each.dist is not None}
 
 
 def package_version(name: str) -> str | None:

@@ -8,6 +8,7 @@ from gsto_train.data.samples import Dataset, Sample
 from gsto_train.report import CountReport, Report
 from gsto_train.segmentation.baselines import Classifier, ColourPositionHistogram, ConstantAnswer, score
 from gsto_train.segmentation.evaluation import as_json
+from gsto_train.wording import counted
 
 BASELINES: dict[str, Callable[[Dataset], Classifier]] = {
     "histogram": ColourPositionHistogram.fit,
@@ -30,7 +31,7 @@ def baseline_scores(
     Raises `InputError` for it, and what `check` raises for a picture of `validation`.
     """
     readings = len(BASELINES) * (len(training) + len(validation))
-    what = f"fitting the baselines to {len(training)} pictures"
+    what = f"fitting the baselines to {counted(len(training), 'picture')}"
     with ThreadPoolExecutor(threads) as pool, report.counting(what, readings) as count:
         fitted = _ReadAhead(training, pool, 2 * threads, count, lambda sample: None)
         scored = _ReadAhead(validation, pool, 2 * threads, count, check)
