@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 from faults.runs import Recipe, difference, here, outcome
 from gsto_train import files
+from gsto_train.commands.report import main as report
 
 CALLS = ("fsync", "replace", "rename", "mkdir")
 """Of `os`; beside them `open` where files are written."""
@@ -73,7 +74,7 @@ def _problems(
 ) -> list[str]:
     found = []
     if lasting and status == 0:
-        found.append("ended as if nothing were wrong")
+        found += _without_report(run, said)
     if status and not any(word in said for word in ("go on with", "run the same command again", "--output")):
         found.append("did not say what to do")
     if status and here(recipe.resumption(run))[0]:
@@ -81,3 +82,11 @@ def _problems(
     if (what := difference(run, whole, recipe.steps)) is not None:
         found.append(f"{what} is not that of the undisturbed run")
     return [f"{run}: {each}" for each in found]
+
+
+def _without_report(run: Path, said: str) -> list[str]:
+    """A run may end without its report and nothing else, if it says so, and what writes it later."""
+    if "warning: no report.html" not in said or f"gsto-report {run}" not in said:
+        return ["ended as if nothing were wrong"]
+    status, _ = here([str(run)], report)
+    return [] if status == 0 and (run / "report.html").exists() else ["its report is not written later"]

@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from gsto_train.commands.train import main
 
@@ -87,12 +87,12 @@ def finish(arguments: Sequence[str], said: Path, cache: Path) -> int:
         process.kill()
 
 
-def here(arguments: Sequence[str]) -> tuple[int, str]:
-    """Run gsto-train in this process; returns its status and what it said."""
+def here(arguments: Sequence[str], command: Callable[[Sequence[str]], NoReturn] = main) -> tuple[int, str]:
+    """Run gsto-train, or another command, in this process; returns its status and what it said."""
     said = StringIO()
     try:
         with redirect_stderr(said), redirect_stdout(said):
-            main(list(arguments))
+            command(list(arguments))
     except SystemExit as ended:
         return int(ended.code or 0), said.getvalue()
 
