@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from faults.runs import Recipe, difference, finish, here, outcome, saved_steps, start
+from faults.runs import TIMEOUT, Recipe, difference, finish, here, outcome, saved_steps, start
 
 FLIPS = 8
 """Bits that are flipped, one after another, in each file of a checkpoint."""
@@ -64,7 +64,7 @@ def _flip(path: Path, draw: random.Random) -> None:
 def _picture(backend: str, folder: Path, show: Callable[[str], None]) -> list[str]:
     """Take a picture away while it is trained on; then put it back and go on."""
     recipe = Recipe(
-        backend, steps=2000, checkpoint_every=500, evaluate_every=0, data=_pictures(folder / "data")
+        backend, steps=600, checkpoint_every=150, evaluate_every=0, data=_pictures(folder / "data")
     )
     run, said, cache = folder / "run", folder / "said.txt", folder / "cache"
     problems = [f"{run}: status {s}" for s in [finish(recipe.arguments(folder / "all"), said, cache)] if s]
@@ -73,7 +73,7 @@ def _picture(backend: str, folder: Path, show: Callable[[str], None]) -> list[st
         time.sleep(0.005)
     taken = folder / "data" / "3.png"
     taken.rename(folder / "taken.png")
-    status = process.wait(300)
+    status = process.wait(TIMEOUT)
     told = said.read_text().splitlines()[-1]
     if status != 2 or "3.png" not in told or "go on with" not in told:
         problems.append(f"{run}: a picture that vanished: status {status}: {told}")

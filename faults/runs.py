@@ -23,7 +23,7 @@ VARYING = ("seconds", "seconds_by_part", "environment")
 SAME = ("metrics.jsonl", "evaluations.jsonl", "model/model.safetensors", "graph.json")
 """Files that do not differ by a bit."""
 
-TIMEOUT = 300.0
+TIMEOUT = 600.0
 
 
 @dataclass(frozen=True)
