@@ -16,16 +16,19 @@ from PIL import Image, ImageOps
 
 from fuzz.mutations import mutated_bytes
 from fuzz.reader import Answer, Reader, refusing
-from gsto_train.data.pictures import read_image, read_label
+from gsto_train.data.pictures import MOST_PIXELS, read_image, read_label
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "F")
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "JPEG2000")
+
+_BYTES_PER_PIXEL = 12
+"""While a picture of a palette becomes an array: indices, two of Pillow's pictures of 4 and the array's 3."""
 
 
 def readers() -> Iterator[Reader]:
     """Pictures and labels."""
     cases = _cases()
-    most = 2**30
+    most = _BYTES_PER_PIXEL * MOST_PIXELS
     yield Reader(
         "pictures", 16, cases, lambda data: _read(data, _as_image), names="file.png", most_bytes=most
     )
