@@ -175,7 +175,7 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(gsto_spec.onnx, "import_module", absent)
     with pytest.raises(
-        GstoError, match=r"exporting to ONNX needs the package onnx: pip install gsto-spec\[onnx\]"
+        GstoError, match=r"exporting to ONNX needs the package onnx: pip install 'gsto-spec\[onnx\]'"
     ):
         to_onnx(single(Softmax()), {})
 

@@ -95,11 +95,11 @@ RECIPE = (
 """What tests of the program rest on, whatever the benchmarks' own recipes are."""
 
 
-Ended = Callable[..., tuple[int, str, str]]
+Invoke = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def ending(capfd: pytest.CaptureFixture[str]) -> Ended:
+def invoke(capfd: pytest.CaptureFixture[str]) -> Invoke:
     """Calls a command's main with arguments; returns its status, standard output and standard error."""
 
     def call(program: Callable[[Sequence[str]], object], *arguments: str) -> tuple[int, str, str]:

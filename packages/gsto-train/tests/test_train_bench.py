@@ -67,13 +67,13 @@ Bench = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def bench(
-    linear: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: Bench
+    linear: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Bench
 ) -> Iterator[Bench]:
     (tmp_path / "mine.py").write_text(ARCHITECTURE + BACKENDS)
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        return ending(main, *arguments)
+        return invoke(main, *arguments)
 
     yield run
     sys.modules.pop("mine", None)

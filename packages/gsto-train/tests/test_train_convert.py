@@ -90,27 +90,20 @@ def small_graph(classes: int | None = None) -> Graph:
 
 
 def random_weights(graph: Graph, seed: int = 0, dtype: Any = np.float32) -> Arrays:
-    generator = np.random.default_rng(seed)
-    return {
-        name: generator.uniform(0.5, 2.0, shape).astype(dtype) for name, shape in graph.parameters.items()
-    }
+    drawn, shapes = np.random.default_rng(seed), graph.parameters
+    return {name: drawn.uniform(0.5, 2.0, shape).astype(dtype) for name, shape in shapes.items()}
 
 
 @pytest.fixture
 def run(
-    plugin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    plugin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Callable[..., tuple[int, str, str]]
 ) -> Callable[..., Outcome]:
     """Runs the command in a folder that holds the graph `small.json`."""
     monkeypatch.chdir(tmp_path)
     Path("small.json").write_text(small_graph().to_json())
 
     def command(*arguments: str) -> Outcome:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        captured = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Outcome(ended.value.code, captured.out, captured.err)
+        return Outcome(*invoke(main, *arguments))
 
     return command
 

@@ -19,11 +19,11 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def score(command: Any, ending: Run) -> Run:
+def score(command: Any, invoke: Run) -> Run:
     """Runs the command; `command` gives it the linear backend, a working folder and pictures."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        return ending(main, *arguments)
+        return invoke(main, *arguments)
 
     return run
 

@@ -33,11 +33,11 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def predict(command: Any, ending: Run) -> Run:
+def predict(command: Any, invoke: Run) -> Run:
     """Runs the command; `command` gives it the linear backend, a working folder and pictures."""
 
     def run(*arguments: str, program: Any = main) -> tuple[int, str, str]:
-        return ending(program, *arguments)
+        return invoke(program, *arguments)
 
     return run
 

@@ -66,11 +66,11 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def report(command: Any, ending: Run) -> Run:
+def report(command: Any, invoke: Run) -> Run:
     """Runs the command; `command` gives it the linear backend, a working folder and pictures."""
 
     def run(*arguments: str, program: Any = main) -> tuple[int, str, str]:
-        return ending(program, *arguments)
+        return invoke(program, *arguments)
 
     return run
 

@@ -19,11 +19,11 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def score(command: Any, ending: Run) -> Run:
+def score(command: Any, invoke: Run) -> Run:
     """Runs `gsto-eval`, or another command's `main`, in a working folder with the linear backend."""
 
     def run(*arguments: str, main: Callable[..., Any] = evaluate.main) -> tuple[int, str, str]:
-        return ending(main, *arguments)
+        return invoke(main, *arguments)
 
     return run
 
