@@ -3,7 +3,7 @@
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,6 +38,38 @@ def run_command(
         give_up()
         status = fail(name, f"{error.filename or 'standard output'}: {error.strerror}", FAILED)
     sys.exit(status)
+
+
+def attempt(
+    name: str,
+    work: Callable[[], int],
+    *,
+    interrupted: str = "run the same command again",
+    unnamed: str = "standard error",
+    less: str | None = None,
+) -> int:
+    """Return the exit status of `work`, or that of its failure, which is told in one line.
+
+    `interrupted` says what to do then, `unnamed` what was written to where an error names no file, `less` how
+    to need less memory; without it running out of memory is no failure that is known here.
+    """
+    from gsto_spec import GstoError
+    from gsto_train.errors import InputError
+    from gsto_train.interrupts import Interrupted, Interrupts
+
+    try:
+        with Interrupts().installed():
+            return work()
+    except (InputError, GstoError) as error:
+        return fail(name, str(error), WRONG_INPUT)
+    except Interrupted as stopped:
+        return fail(name, f"interrupted; {interrupted}", stopped.status)
+    except OSError as error:
+        return fail(name, f"{error.filename or unnamed}: {error.strerror}; mend that, try again", FAILED)
+    except Exception as error:
+        if less is None or not out_of_memory(error):
+            raise
+        return fail(name, f"out of memory: {str(error) or 'none is left'}; {less}", FAILED)
 
 
 def fail(name: str, message: str, status: int) -> int:

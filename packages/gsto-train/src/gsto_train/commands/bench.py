@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast, get_args
 import click
 
 from gsto_train.bench.cases import JOBS, Job
-from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, path, run_command
+from gsto_train.command_line import DONE, FAILED, attempt, fail, path, run_command
 from gsto_train.commands import completion
 from gsto_train.output import standard_output
 
@@ -83,23 +83,13 @@ def command(
     Every subject runs in a process of its own and they take turns; ratios are medians over the rounds.
     Alone it measures the inference of gsto-hrnet-w18-small-v2 on a picture of 512x1024.
     """  # noqa: D301 - click reads the escape
-    from gsto_spec import GstoError
-    from gsto_train.errors import InputError
-    from gsto_train.interrupts import Interrupted, Interrupts
 
-    try:
-        with Interrupts().installed():
-            places = {"--output": output, "--plot": plot}
-            _check(places)
-            return _measure(_request(job, size, data, given), places, as_json)
-    except (InputError, GstoError) as error:
-        return fail(NAME, str(error), WRONG_INPUT)
-    except Interrupted as interrupted:
-        return fail(NAME, "interrupted; run the same command again", interrupted.status)
-    except OSError as error:
-        return fail(
-            NAME, f"{error.filename or 'standard error'}: {error.strerror}; mend that, try again", FAILED
-        )
+    def work() -> int:
+        places = {"--output": output, "--plot": plot}
+        _check(places)
+        return _measure(_request(job, size, data, given), places, as_json)
+
+    return attempt(NAME, work)
 
 
 def _check(places: Mapping[str, str | None]) -> None:

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import click
 
-from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, out_of_memory, path, run_command
+from gsto_train.command_line import DONE, FAILED, attempt, fail, path, run_command
 from gsto_train.commands import completion
 from gsto_train.commands.options import (
     FormName,
@@ -90,34 +90,21 @@ def command(
 def _verify(
     source: str, backend: str | None, device: str | None, precision: str | None, as_json: bool
 ) -> int:
-    from gsto_spec import GstoError
-    from gsto_train.errors import InputError
-    from gsto_train.interrupts import Interrupted, Interrupts
     from gsto_train.verifying import VerificationError, summary, verify
 
-    try:
-        with Interrupts().installed():
+    def work() -> int:
+        try:
             result = verify(path("source", source), backend=backend, device=device, precision=precision)
-            with standard_output():
-                click.echo(json.dumps(result, indent=1) if as_json else summary(result))
-    except (InputError, GstoError) as error:
-        return fail(NAME, str(error), WRONG_INPUT)
-    except VerificationError as error:
-        if as_json:
-            with standard_output():
-                click.echo(json.dumps(error.result, indent=1))
-        return fail(NAME, str(error), FAILED)
-    except Interrupted as interrupted:
-        return fail(NAME, "interrupted; run the same command again", interrupted.status)
-    except OSError as error:
-        return fail(NAME, f"{error.filename}: {error.strerror}; mend that, try again", FAILED)
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-        return fail(
-            NAME, f"out of memory: {str(error) or 'none is left'}; verify on a larger machine", FAILED
-        )
-    return DONE
+        except VerificationError as error:
+            if as_json:
+                with standard_output():
+                    click.echo(json.dumps(error.result, indent=1))
+            return fail(NAME, str(error), FAILED)
+        with standard_output():
+            click.echo(json.dumps(result, indent=1) if as_json else summary(result))
+        return DONE
+
+    return attempt(NAME, work, less="verify on a larger machine")
 
 
 def _score(
@@ -129,51 +116,34 @@ def _score(
     shortcuts: Mapping[str, str | None],
     as_json: bool,
 ) -> int:
-    from gsto_spec import GstoError
-    from gsto_train.errors import InputError
     from gsto_train.finite import NotFiniteError
-    from gsto_train.interrupts import Interrupted, Interrupts
     from gsto_train.report import Report
     from gsto_train.schema import assignment
     from gsto_train.scoring import ScoringRequest, score
     from gsto_train.submission import SubmissionError
 
-    try:
-        with Interrupts().installed():
-            places = {option: path(option, text) for option, text in paths.items() if text is not None}
-            given = {key: value for key, value in shortcuts.items() if value is not None}
-            request = ScoringRequest(
-                backend=backend,
-                benchmark=benchmark,
-                graph=network.graph(),
-                architecture=network.architecture,
-                reading=network.reading(),
-                overrides={**dict(map(assignment, assignments)), **given},
-                **places,
-            )
+    def work() -> int:
+        places = {option: path(option, text) for option, text in paths.items() if text is not None}
+        given = {key: value for key, value in shortcuts.items() if value is not None}
+        request = ScoringRequest(
+            backend=backend,
+            benchmark=benchmark,
+            graph=network.graph(),
+            architecture=network.architecture,
+            reading=network.reading(),
+            overrides={**dict(map(assignment, assignments)), **given},
+            **places,
+        )
+        try:
             result = score(request, Report(json=as_json))
-            if as_json:
-                with standard_output():
-                    click.echo(json.dumps(result, indent=1, ensure_ascii=False))
-    except (InputError, GstoError) as error:
-        return fail(NAME, str(error), WRONG_INPUT)
-    except NotFiniteError as error:
-        return fail(NAME, f"{paths['source']}: {error}", FAILED)
-    except SubmissionError as error:
-        return fail(NAME, f"{error}; nothing was submitted, run the same command again", FAILED)
-    except Interrupted as interrupted:
-        return fail(NAME, "interrupted; run the same command again", interrupted.status)
-    except OSError as error:
-        return fail(
-            NAME, f"{error.filename or 'standard error'}: {error.strerror}; mend that, try again", FAILED
-        )
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-        return fail(
-            NAME,
-            f"out of memory: {str(error) or 'none is left'}; predict less at once, with a smaller "
-            "train.evaluation_batch or evaluation.window",
-            FAILED,
-        )
-    return DONE
+        except NotFiniteError as error:
+            return fail(NAME, f"{paths['source']}: {error}", FAILED)
+        except SubmissionError as error:
+            return fail(NAME, f"{error}; nothing was submitted, run the same command again", FAILED)
+        if as_json:
+            with standard_output():
+                click.echo(json.dumps(result, indent=1, ensure_ascii=False))
+        return DONE
+
+    less = "predict less at once, with a smaller train.evaluation_batch or evaluation.window"
+    return attempt(NAME, work, less=less)

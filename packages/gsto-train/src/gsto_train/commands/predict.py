@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, out_of_memory, path, run_command
+from gsto_train.command_line import DONE, FAILED, attempt, fail, path, run_command
 from gsto_train.commands import completion
 from gsto_train.commands.options import (
     FormName,
@@ -176,45 +176,27 @@ class Options:
 
 
 def _predict(given: Options) -> int:
-    from gsto_spec import GstoError
-    from gsto_train.errors import InputError
     from gsto_train.finite import NotFiniteError
-    from gsto_train.interrupts import Interrupted, Interrupts
     from gsto_train.report import Report
     from gsto_train.wording import counted
 
-    try:
-        with Interrupts().installed():
-            report = Report(json=given.as_json)
-            summary = _run(given, report)
-            if given.as_json:
-                with standard_output():
-                    click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
-    except (InputError, GstoError) as error:
-        return fail(NAME, str(error), WRONG_INPUT)
-    except NotFiniteError as error:
-        return fail(NAME, str(error), FAILED)
-    except Interrupted as interrupted:
-        return fail(NAME, "interrupted; what was written stays, run the same command again with --force",
-                    interrupted.status)  # fmt: skip
-    except OSError as error:
-        return fail(
-            NAME, f"{error.filename or 'standard error'}: {error.strerror}; mend that, try again", FAILED
-        )
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-        told = str(error) or "none is left"
-        return fail(NAME, f"out of memory: {told}; predict in windows, with evaluation.window", FAILED)
-    skipped, total = len(summary["skipped"]), len(summary["skipped"]) + len(summary["pictures"])
-    if skipped:
-        return fail(
-            NAME,
-            f"{skipped} of {counted(total, 'picture')} {'was' if skipped == 1 else 'were'} passed over, "
-            "named above",
-            FAILED,
-        )
-    return DONE
+    def work() -> int:
+        try:
+            summary = _run(given, Report(json=given.as_json))
+        except NotFiniteError as error:
+            return fail(NAME, str(error), FAILED)
+        if given.as_json:
+            with standard_output():
+                click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
+        skipped, total = len(summary["skipped"]), len(summary["skipped"]) + len(summary["pictures"])
+        if not skipped:
+            return DONE
+        were = "was" if skipped == 1 else "were"
+        told = f"{skipped} of {counted(total, 'picture')} {were} passed over, named above"
+        return fail(NAME, told, FAILED)
+
+    interrupted = "what was written stays, run the same command again with --force"
+    return attempt(NAME, work, interrupted=interrupted, less="predict in windows, with evaluation.window")
 
 
 def _run(given: Options, report: "Report") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
-from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, out_of_memory, path, run_command
+from gsto_train.command_line import DONE, FAILED, attempt, fail, path, run_command
 from gsto_train.commands import completion
 from gsto_train.commands.options import backend_option, device_option
 from gsto_train.output import standard_output
@@ -79,40 +79,27 @@ def _report(
     overrides: Mapping[str, object],
     as_json: bool,
 ) -> int:
-    from gsto_spec import GstoError
-    from gsto_train.errors import InputError
-    from gsto_train.interrupts import Interrupted, Interrupts
     from gsto_train.look.reporting import write_report
     from gsto_train.report import Report
 
-    try:
-        with Interrupts().installed():
-            report = Report(json=as_json)
-            folders = [path("RUN", run) for run in runs]
-            target = _target(folders, output, force)
-            records = write_report(
-                folders, target, report, samples=counts[0], pictures=counts[1],
-                overrides=overrides, backend=backend,
-            )  # fmt: skip
-            damage = [line for record in records for line in record.damage]
-            for line in damage:
-                report.note(f"damaged: {line}")
-            _tell(target, records, damage, report, as_json)
-    except (InputError, GstoError) as error:
-        return fail(NAME, str(error), WRONG_INPUT)
-    except Interrupted as interrupted:
-        return fail(NAME, "interrupted; run the same command again", interrupted.status)
-    except OSError as error:
-        return fail(NAME, f"{error.filename or 'the report'}: {error.strerror}; mend that, try again", FAILED)
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-        told = str(error) or "none is left"
-        return fail(NAME, f"out of memory: {told}; --samples 0 predicts nothing", FAILED)
-    if damage:
+    def work() -> int:
+        report = Report(json=as_json)
+        folders = [path("RUN", run) for run in runs]
+        target = _target(folders, output, force)
+        records = write_report(
+            folders, target, report, samples=counts[0], pictures=counts[1],
+            overrides=overrides, backend=backend,
+        )  # fmt: skip
+        damage = [line for record in records for line in record.damage]
+        for line in damage:
+            report.note(f"damaged: {line}")
+        _tell(target, records, damage, report, as_json)
+        if not damage:
+            return DONE
         told = "1 file is" if len(damage) == 1 else f"{len(damage)} files are"
         return fail(NAME, f"{told} damaged, named above; {target} has all the rest", FAILED)
-    return DONE
+
+    return attempt(NAME, work, unnamed="the report", less="--samples 0 predicts nothing")
 
 
 def _target(folders: Sequence[Path], output: str | None, force: bool) -> Path:
