@@ -3,6 +3,7 @@
 `nox -l` lists them, `nox` alone runs what continuous integration runs, and `nox -s train` runs the main job.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "imports", "repository", "tests", "conformance_quick", "docs_quick"]
 
 ROOT = Path(__file__).parent
+CONSTRAINTS = str(ROOT / "constraints.txt")
+SHARED = ROOT / ".nox" / "shared"
 PACKAGES = ("gsto-spec", "gsto-torch", "gsto-jax", "gsto-train")
 
 # A package under test, what is installed beside it, what its environment must lack, and which tests it runs.
@@ -48,8 +51,24 @@ def install(session: nox.Session, *requirements: str) -> None:
 
     Unpinned, torch alone would take several gigabytes.
     """
-    constraints = str(ROOT / "constraints.txt")
-    session.install("-c", constraints, "--build-constraint", constraints, *requirements)
+    session.install("-c", CONSTRAINTS, "--build-constraint", CONSTRAINTS, *requirements)
+
+
+def share(session: nox.Session, *requirements: str) -> str:
+    """Return the Python of the environment that sessions with all packages share, `requirements` installed.
+
+    With both frameworks an environment takes two gigabytes and more than a minute: too much for each to have
+    its own.
+    """
+    python = str(SHARED / "bin" / "python")
+    if not (SHARED / "pyvenv.cfg").exists():
+        session.run_install(sys.executable, "-m", "virtualenv", "--quiet", str(SHARED), external=True)
+    constraints = ("-c", CONSTRAINTS, "--build-constraint", CONSTRAINTS)
+    needed = ("hypothesis", "pytest", *map(folder, PACKAGES), *requirements)
+    session.run_install(python, "-m", "pip", "install", *constraints, *needed, external=True, silent=True)
+    # Tests and pages run the packages' own commands.
+    session.env["PATH"] = os.pathsep.join([str(SHARED / "bin"), os.environ["PATH"]])
+    return python
 
 
 def folder(package: str) -> str:
@@ -65,14 +84,14 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
     """Types of sources and tests (mypy --strict)."""
-    install(session, "mypy", "nox", "hypothesis", "pytest", *map(folder, PACKAGES))
-    session.run("mypy", "noxfile.py", "conftest.py", "tests", "conformance", "faults", "fuzz", "pages")
-    session.run("mypy", "packages/conftest.py")
+    mypy = (share(session, "mypy", "nox"), "-m", "mypy")
+    session.run(*mypy, "noxfile.py", "conftest.py", "tests", "conformance", "faults", "fuzz", "pages")
+    session.run(*mypy, "packages/conftest.py")
     for package in PACKAGES:
-        session.run("mypy", f"{folder(package)}/src", f"{folder(package)}/tests")
+        session.run(*mypy, f"{folder(package)}/src", f"{folder(package)}/tests")
 
 
 @nox.session
@@ -94,61 +113,64 @@ def repository(session: nox.Session) -> None:
 @nox.parametrize("package, beside, absent, chosen", TEST_ENVIRONMENTS)
 def tests(session: nox.Session, package: str, beside: list[str], absent: list[str], chosen: str) -> None:
     """Tests of one package as installed from its wheel, without other frameworks; benchmarks with all."""
-    install(session, "hypothesis", "pytest", *map(folder, [*beside, package]), *OPTIONAL.get(package, ()))
-    if package == "gsto-train":
+    requirements = ("hypothesis", "pytest", *OPTIONAL.get(package, ()))
+    if absent:
+        python = "python"
+        install(session, *requirements, *map(folder, [*beside, package]))
+    else:
+        python = share(session, *requirements)
+    if package == "gsto-train" and chosen == ALL:
         # The reference of Cityscapes' scores; what else it requires is for drawing and annotating.
         install(session, "--no-deps", "cityscapesscripts", "pyquaternion")
-    session.run("python", "-c", REFUSE_PRESENT, *absent, log=False)
-    session.run("pytest", f"{folder(package)}/tests", "-k", chosen, *session.posargs)
+    session.run(python, "-c", REFUSE_PRESENT, *absent, external=True, log=False)
+    tested = f"{folder(package)}/tests"
+    session.run(python, "-P", "-m", "pytest", tested, "-k", chosen, *session.posargs, external=True)
 
 
-def install_all(session: nox.Session) -> None:
-    """Every package, and what the conformance suite draws and runs with."""
-    install(session, "hypothesis", "pytest", *map(folder, PACKAGES))
-
-
-@nox.session
+@nox.session(venv_backend="none")
 def conformance(session: nox.Session) -> None:
     """Every backend against the definition and the others; its options go after --."""
-    install_all(session)
-    session.run("python", "-m", "conformance", *session.posargs)
+    session.run(share(session), "-m", "conformance", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def conformance_quick(session: nox.Session) -> None:
     """The conformance suite's own tests, its quick profile, then a few hundred cases of `fuzz`."""
-    install_all(session)
-    session.run("pytest", "conformance/meta")
-    session.run("python", "-m", "conformance", "--profile", "quick")
-    session.run("pytest", "fuzz")
+    python = share(session)
+    session.run(python, "-m", "pytest", "conformance/meta")
+    session.run(python, "-m", "conformance", "--profile", "quick")
+    session.run(python, "-m", "pytest", "fuzz")
 
 
-def build_site(session: nox.Session) -> None:
-    """The site in site/, from docs/; whatever Sphinx warns of, dead links included, is an error."""
-    install_all(session)
-    install(session, "furo", "matplotlib", "myst-parser", "onnx", "sphinx")
-    session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", "docs", "site")
+def build_site(session: nox.Session) -> str:
+    """The site in site/, from docs/; whatever Sphinx warns of, dead links included, is an error.
+
+    Returns the Python that built it.
+    """
+    python = share(session, "furo", "matplotlib", "myst-parser", "onnx", "sphinx")
+    session.run(python, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "docs", "site")
+    return python
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
     """The site, and every block of code on every page, run; minutes. Options of pytest go after --."""
-    build_site(session)
-    session.run("python", "-m", "pytest", "pages", *session.posargs)
+    python = build_site(session)
+    session.run(python, "-m", "pytest", "pages", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def docs_quick(session: nox.Session) -> None:
     """The site, and the pages' links and commands, which are parsed; their blocks are not run."""
-    build_site(session)
-    session.run("python", "-m", "pytest", "pages/test_reading.py", "pages/test_runner.py")
+    python = build_site(session)
+    session.run(python, "-m", "pytest", "pages/test_reading.py", "pages/test_runner.py")
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """All that docs/speed.md tells of a CPU, measured and written there: twenty minutes, machine idle."""
-    install(session, *map(folder, PACKAGES), f"{folder('gsto-train')}[engines]")
-    session.run("python", "-m", "gsto_train.bench.suites", "cpu", *SPEED, *session.posargs)
+    python = share(session, f"{folder('gsto-train')}[engines]")
+    session.run(python, "-m", "gsto_train.bench.suites", "cpu", *SPEED, *session.posargs)
 
 
 @nox.session(venv_backend="none")
@@ -157,50 +179,44 @@ def bench_gpu(session: nox.Session) -> None:
     session.run(sys.executable, "-m", "gsto_train.bench.suites", "cuda", *SPEED, *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def faults(session: nox.Session) -> None:
     """Whether runs survive: killed, on failing disks, with damaged files; 25 minutes at most."""
-    install_all(session)
-    session.run("python", "-m", "faults", *session.posargs)
+    session.run(share(session), "-m", "faults", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def fuzz(session: nox.Session) -> None:
     """Whether readers refuse hostile input: more than ten thousand cases; 20 minutes at most."""
-    install_all(session)
-    session.run("python", "-m", "fuzz", *session.posargs)
+    session.run(share(session), "-m", "fuzz", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def memory(session: nox.Session) -> None:
     """The memory estimate beside the bytes that torch really holds."""
-    install_all(session)
-    session.run("python", "-m", "conformance.memory", *session.posargs)
+    session.run(share(session), "-m", "conformance.memory", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def conformance_onnx(session: nox.Session) -> None:
     """Exported graphs, run by ONNX Runtime, against the definition."""
-    install_all(session)
-    install(session, "onnx", "onnxruntime")
+    python = share(session, "onnx", "onnxruntime")
     checks = "outputs_at_several or inference_form or every_node_of"
     backend = "conformance.onnx_backend:OnnxBackend"
     options = ("--backend", backend, "--precision", "float32", "-k", checks)
-    session.run("python", "-m", "conformance", *options, *session.posargs)
+    session.run(python, "-m", "conformance", *options, *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def mutants(session: nox.Session) -> None:
     """Whether the conformance suite catches backends that are broken on purpose."""
-    install_all(session)
-    session.run("python", "-m", "conformance.mutants", *session.posargs)
+    session.run(share(session), "-m", "conformance.mutants", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def agreement(session: nox.Session) -> None:
     """Whether torch and JAX train the embedded default alike; whole runs, a quarter of an hour."""
-    install_all(session)
-    session.run("python", "-m", "conformance.agreement", *session.posargs)
+    session.run(share(session), "-m", "conformance.agreement", *session.posargs)
 
 
 @nox.session
