@@ -30,6 +30,9 @@ TEST_ENVIRONMENTS = [
     nox.param("gsto-train", ["gsto-spec", "gsto-torch", "gsto-jax"], [], ON_BACKENDS, id="benchmarks"),
 ]
 
+# Two or more processes share the tests, each a file at a time; `-- -n 0` runs them in one.
+SIDE_BY_SIDE = ("-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile")
+
 # What a package's extras need, so that their tests run.
 OPTIONAL = {
     "gsto-spec": ["huggingface_hub", "onnx", "onnxruntime"],
@@ -64,7 +67,7 @@ def share(session: nox.Session, *requirements: str) -> str:
     if not (SHARED / "pyvenv.cfg").exists():
         session.run_install(sys.executable, "-m", "virtualenv", "--quiet", str(SHARED), external=True)
     constraints = ("-c", CONSTRAINTS, "--build-constraint", CONSTRAINTS)
-    needed = ("hypothesis", "pytest", *map(folder, PACKAGES), *requirements)
+    needed = ("hypothesis", "pytest", "pytest-xdist", *map(folder, PACKAGES), *requirements)
     session.run_install(python, "-m", "pip", "install", *constraints, *needed, external=True, silent=True)
     # Tests and pages run the packages' own commands.
     session.env["PATH"] = os.pathsep.join([str(SHARED / "bin"), os.environ["PATH"]])
@@ -113,7 +116,7 @@ def repository(session: nox.Session) -> None:
 @nox.parametrize("package, beside, absent, chosen", TEST_ENVIRONMENTS)
 def tests(session: nox.Session, package: str, beside: list[str], absent: list[str], chosen: str) -> None:
     """Tests of one package as installed from its wheel, without other frameworks; benchmarks with all."""
-    requirements = ("hypothesis", "pytest", *OPTIONAL.get(package, ()))
+    requirements = ("hypothesis", "pytest", "pytest-xdist", *OPTIONAL.get(package, ()))
     if absent:
         python = "python"
         install(session, *requirements, *map(folder, [*beside, package]))
@@ -124,7 +127,8 @@ def tests(session: nox.Session, package: str, beside: list[str], absent: list[st
         install(session, "--no-deps", "cityscapesscripts", "pyquaternion")
     session.run(python, "-c", REFUSE_PRESENT, *absent, external=True, log=False)
     tested = f"{folder(package)}/tests"
-    session.run(python, "-P", "-m", "pytest", tested, "-k", chosen, *session.posargs, external=True)
+    pytest = (python, "-P", "-m", "pytest", *SIDE_BY_SIDE, "-k", chosen)
+    session.run(*pytest, tested, *session.posargs, external=True)
 
 
 @nox.session(venv_backend="none")
@@ -137,7 +141,7 @@ def conformance(session: nox.Session) -> None:
 def conformance_quick(session: nox.Session) -> None:
     """The conformance suite's own tests, its quick profile, then a few hundred cases of `fuzz`."""
     python = share(session)
-    session.run(python, "-m", "pytest", "conformance/meta")
+    session.run(python, "-m", "pytest", *SIDE_BY_SIDE, "conformance/meta")
     session.run(python, "-m", "conformance", "--profile", "quick")
     session.run(python, "-m", "pytest", "fuzz")
 

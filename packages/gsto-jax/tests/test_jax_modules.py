@@ -12,7 +12,7 @@ import numpy as np
 import optax  # type: ignore[import-untyped]
 import pytest
 from flax import nnx
-from jax import Array
+from jax import Array, export
 from numpy.testing import assert_allclose, assert_array_equal
 
 import gsto_jax
@@ -166,6 +166,23 @@ def test_flaxs_optimizer_trains_it() -> None:
     losses = [float(step(model, optimizer)) for _ in range(4)]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[0]
+
+
+def test_a_network_goes_through_jax_export_and_back() -> None:
+    graph, image = small(), np.random.default_rng(1).standard_normal((3, 9, 7, 3))
+    weights = {name: array.astype(float) for name, array in initial_weights(graph).items()}
+    with jax.enable_x64(True):
+        model = gsto_jax.compile(graph, weights, dtype=np.float64)
+        model.eval()  # type: ignore[no-untyped-call]
+        (count,) = export.symbolic_shape("count")
+        images = jax.ShapeDtypeStruct((count, *image.shape[1:]), np.float64)  # type: ignore[no-untyped-call]
+        exported = export.export(jax.jit(lambda images: model(images)))(images).serialize()
+        found = export.deserialize(exported).call(image)  # type: ignore[no-untyped-call]
+        wanted = model(jnp.asarray(image))
+    assert list(found) == list(wanted)
+    for name, output in wanted.items():
+        # Compiled apart, sums of some hundred products may round otherwise.
+        assert_allclose(found[name], output, rtol=0, atol=1e-13 * np.abs(output).max())
 
 
 def test_inference_leaves_the_statistics_alone() -> None:

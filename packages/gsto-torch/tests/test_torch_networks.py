@@ -171,9 +171,12 @@ def test_a_network_goes_through_torch_export_and_back(tmp_path: Path) -> None:
     deep = builder.relu(builder.conv2d("deep", image, 4, kernel=3, stride=2))
     both = builder.concat([image, builder.resize(deep, like=image)])
     model = gsto_torch.compile(builder.graph({"stage4": builder.conv2d("head", both, 2)})).eval()
-    picture = torch.randn(1, 3, 9, 8)
-    torch.export.save(torch.export.export(model, (picture,)), tmp_path / "network.pt2")
-    found = torch.export.load(tmp_path / "network.pt2").module()(picture)
-    wanted = model(picture)
+    # Any number of pictures, shown with two: torch takes one for a constant.
+    any_number = {"inputs": ({0: torch.export.Dim.DYNAMIC},)}
+    exported = torch.export.export(model, (torch.randn(2, 3, 9, 8),), dynamic_shapes=any_number)
+    torch.export.save(exported, tmp_path / "network.pt2")
+    pictures = torch.randn(3, 3, 9, 8)
+    found = torch.export.load(tmp_path / "network.pt2").module()(pictures)
+    wanted = model(pictures)
     assert list(found) == list(wanted)
     assert torch.equal(found["stage4"], wanted["stage4"])

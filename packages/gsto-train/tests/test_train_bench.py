@@ -47,6 +47,16 @@ class Fast(linear_backend.LinearBackend):
         made.predict = lambda images: {name: factor * each for name, each in predict(images).items()}
         return made
 
+class Allocating(linear_backend.LinearBackend):
+    # Its answer says what may be done with freed memory.
+    speeds = ("plain", "fast")
+
+    def predictor(self, graph, weights, *, device="auto", precision="float32", speed="fast"):
+        made = super().predictor(graph, weights)
+        predict, factor = made.predict, 2.0 if os.environ.get("GSTO_KEEP_MEMORY") == "0" else 1.0
+        made.predict = lambda images: {name: factor * each for name, each in predict(images).items()}
+        return made
+
 class Dying(linear_backend.LinearBackend):
     def predictor(self, graph, weights, *, device="auto", precision="float32", speed="fast"):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -138,7 +148,8 @@ def test_architectures_and_precisions_are_told_in_multiples_of_the_first(bench: 
     document = json.loads(out)
     assert status == 0
     assert [(row["architecture"], row["precision"]) for row in document["rows"]] == [
-        ("network", "float32"), ("network", "float64"), ("larger", "float32"), ("larger", "float64"),
+        ("mine:network", "float32"), ("mine:network", "float64"), ("mine:larger", "float32"),
+        ("mine:larger", "float64"),
     ]  # fmt: skip
     first = document["rows"][0]
     for row in document["rows"]:
@@ -232,7 +243,7 @@ def test_growth_is_told_for_time_and_memory_over_sizes_and_batches(bench: Bench)
     "arguments, expected",
     [
         (("--only", "linear-plan"), "--only: expected one of"),
-        (("--only", "linear-plan"), "did you mean 'linear-plain'?"),
+        (("--only", "linear-plan"), "(nearest: linear-plain)"),
         (("--size", "512"), "--size: expected HEIGHTxWIDTH"),
         (("--architecture", "gsto-hrnet-w17"), "gsto-hrnet-w1"),
         (("--threads", "4096"), "--threads: expected at most"),
@@ -251,6 +262,16 @@ def test_wrong_usage_is_refused_in_one_line(bench: Bench, arguments: tuple[str, 
     assert (status, out) == (2, "")
     (line,) = error.splitlines()
     assert line.startswith("gsto-bench: ") and expected in line
+
+
+def test_only_the_plain_subject_leaves_the_allocator_as_it_comes(rows: Any) -> None:
+    found = rows(*NETWORK, *only("mine:Allocating-plain", "mine:Allocating-fast"))
+    assert found["mine:Allocating-fast"]["difference"] == 0.5
+
+
+def test_nothing_is_measured_on_a_device_that_nobody_has(bench: Bench) -> None:
+    status, out, _ = bench(*NETWORK, *only("onnxruntime-plain", "openvino-plain"), "--device", "tpu")
+    assert status == 1 and "not measured: onnxruntime-plain" in out
 
 
 def test_an_interrupt_ends_every_process(linear: ModuleType, plugin_folder: Path, tmp_path: Path) -> None:

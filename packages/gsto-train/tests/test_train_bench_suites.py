@@ -79,6 +79,7 @@ def test_a_folder_or_document_that_does_not_serve_is_told_in_a_line(
     (tmp_path / "speed-step.json").write_text(json.dumps(document()))
     absent = ["--document", str(tmp_path / "absent.md")]
     assert suites.main(["cpu", str(tmp_path), "--tables-only", *absent]) == 2
+    assert suites.main(["cpu", str(tmp_path / "nowhere"), "--tables-only", *absent]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and all(line.startswith("gsto_train.bench.suites: ") for line in lines)
-    assert "file" in lines[0] and "absent.md" in lines[1]
+    assert len(lines) == 3 and all(line.startswith("gsto_train.bench.suites: ") for line in lines)
+    assert "file" in lines[0] and "absent.md" in lines[1] and "nowhere" in lines[2]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
+from importlib.util import find_spec
 from typing import Any, cast
 
 import jax
@@ -17,6 +18,7 @@ from gsto_jax.processes import gather, join
 from gsto_jax.program import Program
 from gsto_jax.train import JaxTrainer
 from gsto_spec import Graph, optimize
+from gsto_spec.allocator import keep_freed_memory
 from gsto_spec.backend import BackendError, Speed, Training, resolve_device
 from gsto_spec.precision import Precision
 
@@ -37,6 +39,9 @@ class JaxBackend:
     `gsto_jax.convolution` and keeps a step's old tensors until the new ones are there, which costs the memory
     of weights and slots once more. `compiled` is `fast`; `plain` is compiled by XLA too, as all of JAX is.
 
+    Where JAX has no plugin for an accelerator, freed memory is kept at every speed, as
+    `gsto_spec.allocator.keep_freed_memory` says; all of it only if JAX has computed nothing here before.
+
     With a folder in `JAX_COMPILATION_CACHE_DIR` a resumed run, or a second process, reads there what an
     earlier one compiled, where that took longer than `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` (1).
     """
@@ -47,6 +52,8 @@ class JaxBackend:
 
     def __init__(self) -> None:
         """Joins the other processes; raises `BackendError` where that fails."""
+        if not _has_plugins():
+            keep_freed_memory()
         join()
         self.process_index = jax.process_index()
         self.process_count = jax.process_count()
@@ -104,6 +111,11 @@ class JaxBackend:
         devices = jax.devices(resolve_device(self, device, precision))
         ordered = sorted(devices, key=lambda one: (one.process_index, one.id))
         return Place(tuple(ordered), cast(Precision, precision))
+
+
+def _has_plugins() -> bool:
+    """Whether JAX may find more than CPUs; asking JAX itself would start its threads."""
+    return bool(entry_points(group="jax_plugins")) or find_spec("jax_plugins") is not None
 
 
 def _cuda() -> list[jax.Device]:

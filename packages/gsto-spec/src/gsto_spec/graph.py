@@ -130,13 +130,13 @@ class Graph:
         Raises `GraphError` (graph_c5) at the first node whose size would fall below 1, or at the input where
         it has another number of channels.
         """
-        if len(input_shape) != 4 or min(input_shape) < 1:  # type: ignore[redundant-expr]
+        if len(input_shape) != 4 or any(size < 1 for size in input_shape):  # type: ignore[redundant-expr]
             raise GraphError("input", "N x C x H x W of at least 1", str(tuple(input_shape)), "graph_c5")
         values = {BATCH: input_shape[0], HEIGHT: input_shape[2], WIDTH: input_shape[3]}
         shapes = {}
         for node in self.order:
             shapes[node.name] = shape = concrete(self.shapes[node.name], values)
-            if min(shape) < 1:  # graph_c5
+            if any(size < 1 for size in shape):  # graph_c5
                 found = f"{show(shape)} for an input of {show(input_shape)}"
                 raise GraphError(node.name, "a size of at least 1 x 1", found, "graph_c5")
         for name, channels in list(self.inputs.items())[:1]:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gsto_spec import Graph
+from gsto_spec.allocator import keep_freed_memory
 from gsto_spec.backend import Speed
 from gsto_spec.precision import Precision
-from gsto_torch.allocator import keep_freed_memory
 from gsto_torch.compile import CompiledGraph, compile
 from gsto_torch.ops import DTYPES
 

@@ -53,7 +53,7 @@ def _convolutions(layers: int) -> Graph:
     maps = build.conv2d("begin", build.input(), CHANNELS)
     for layer in range(layers):
         maps = build.conv2d(f"layer{layer}", maps, CHANNELS, kernel=3)
-    return build.graph({"mean": build.adaptive_avg_pool(maps, size=(1, 1))})
+    return build.graph({"mean": _mean(build, maps)})
 
 
 def _products(*, multiply: bool) -> Graph:
@@ -64,8 +64,12 @@ def _products(*, multiply: bool) -> Graph:
     for layer in range(PRODUCTS):
         maps = build.mul(maps, factor) if multiply else maps
         maps = build.conv2d(f"layer{layer}", maps, MAP_CHANNELS)
-    both = build.add([maps, factor])
-    return build.graph({"mean": build.adaptive_avg_pool(both, size=(1, 1))})
+    return build.graph({"mean": _mean(build, build.add([maps, factor]))})
+
+
+def _mean(build: GraphBuilder, maps: str) -> str:
+    """A small output. The relu keeps the optimiser from taking the last convolution of the mean alone."""
+    return build.adaptive_avg_pool(build.relu(maps), size=(1, 1))
 
 
 def _crossing(graph: Graph, shape: tuple[int, int, int, int]) -> Graph:

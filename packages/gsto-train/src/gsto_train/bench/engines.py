@@ -29,7 +29,7 @@ class Place:
     threads: int
 
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PROVIDERS = {"auto": "CPUExecutionProvider", "cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -73,23 +73,22 @@ class OnnxRuntime(_Engine):
 
     def check(self) -> None:
         """It computes in float32, where its build has a provider for the device."""
-        provider = _PROVIDERS[self._device]
+        provider = _PROVIDERS.get(self.place.device)
+        if provider is None:
+            raise Absent(f"measured on {' and '.join(_PROVIDERS)}, not on {self.place.device}")
         if provider not in optional("onnxruntime", EXTRA).get_available_providers():
             raise Absent(f"this build has no {provider}; pip install onnxruntime-gpu")
         if self.place.precision not in ("float32", "tf32"):
             raise Absent("the exported graph computes in float32")
-
-    @property
-    def _device(self) -> str:
-        return "cuda" if self.place.device == "cuda" else "cpu"
 
     def compile(self, model: bytes, shape: tuple[int, ...]) -> Run:
         """A session."""
         runtime: Any = optional("onnxruntime", EXTRA)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.place.threads
-        tf32 = {"use_tf32": int(self.place.precision == "tf32")} if self._device == "cuda" else {}
-        session = runtime.InferenceSession(model, options, providers=[(_PROVIDERS[self._device], tf32)])
+        device = self.place.device
+        tf32 = {"use_tf32": int(self.place.precision == "tf32")} if device == "cuda" else {}
+        session = runtime.InferenceSession(model, options, providers=[(_PROVIDERS[device], tf32)])
         name = session.get_inputs()[0].name
         return lambda images: session.run(None, {name: images})
 
@@ -100,7 +99,7 @@ class OpenVino(_Engine):
     def check(self) -> None:
         """It is measured on the CPU alone."""
         optional("openvino", EXTRA)
-        if self.place.device == "cuda" or self.place.precision not in _HINTS:
+        if self.place.device not in ("auto", "cpu") or self.place.precision not in _HINTS:
             raise Absent(f"measured on the CPU in {' and '.join(_HINTS)}")
 
     def compile(self, model: bytes, shape: tuple[int, ...]) -> Run:

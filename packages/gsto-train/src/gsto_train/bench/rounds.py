@@ -3,7 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from types import TracebackType
 from typing import cast
@@ -29,6 +29,13 @@ class Measured:
     def ran(self) -> bool:
         """Whether it was measured in every round."""
         return self.failure is None and bool(self.turns)
+
+    def with_memory_of(self, other: "Measured") -> "Measured":
+        """Return this with the memory that another process took for the same; both ran."""
+        assert self.ready is not None and other.ready is not None
+        peak = max((turn.peak for turn in other.turns if turn.peak is not None), default=None)
+        ready = replace(self.ready, before=other.ready.before)
+        return replace(self, ready=ready, turns=[replace(turn, peak=peak) for turn in self.turns])
 
 
 def measure(

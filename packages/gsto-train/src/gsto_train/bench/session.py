@@ -129,9 +129,12 @@ def _order(case: Case, subject: str, place: Place) -> Order:
 def _probes(
     request: Request, cases: Sequence[Case], place: Place, subjects: Sequence[str]
 ) -> dict[Order, tuple[str, Probe]]:
-    """What measures the ceilings of each precision, by the plain network of the first backend."""
+    """What measures the ceilings of each precision: the first backend, fast where it is a subject."""
     plain = [name for name in subjects if name.endswith(f"-{PLAIN}")]
     prober = YARDSTICK if YARDSTICK in subjects else next(iter(plain), None)
+    # Plain frameworks clear new memory for every map, and that would be taken for what the memory can do.
+    quick = f"{(prober or '').rpartition('-')[0]}-fast"
+    prober = quick if quick in subjects else prober
     if prober is None or not request.ceilings or request.job == "evaluation":
         return {}
     device = request.device if request.device != "auto" else ("cuda" if machine.card() else "cpu")
@@ -157,14 +160,22 @@ def _limits(probed: Sequence[tuple[tuple[str, Probe], Measured]]) -> dict[str, C
 def _growth(
     request: Request, cases: list[Case], place: Place, found: Measurements, note: Note
 ) -> Measurements:
-    """Subjects one after another: a process for every size of all of them would not fit into memory."""
+    """Subjects one after another: a process for every size of all of them would not fit into memory.
+
+    Memory is measured by processes of their own, since what keeps freed memory is as large as chance has it.
+    """
     if len(cases) > 1:
         raise InputError("growth: expected one architecture and one precision, found several")
     by_size, by_batch = growing(cases[0])
     measured: list[Measured] = []
     for subject in chosen_subjects(request.only):
         orders = [_order(case, subject.name, place) for case in dict.fromkeys([*by_size, *by_batch])]
-        measured += measure(orders, rounds=request.rounds, runs=request.repeats, note=note)
+        timed = measure(orders, rounds=request.rounds, runs=request.repeats, note=note)
+        lean = measure([replace(order, gives_back=True) for order in orders], rounds=1, runs=1, note=note)
+        measured += [
+            each.with_memory_of(other) if each.ran and other.ran else each
+            for each, other in zip(timed, lean, strict=True)
+        ]
     return replace(found, measured=measured, groups={"size": by_size, "batch": by_batch})
 
 

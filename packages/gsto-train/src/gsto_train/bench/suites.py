@@ -82,6 +82,8 @@ def _measure(given: argparse.Namespace) -> int:
     wanted = [given.folder / f"speed-{name}.json" for name in SUITES[given.suite]]
     if given.tables_only:
         found = [place for place in wanted if place.exists()]
+        if not found:
+            raise InputError(f"{given.folder}: expected {wanted[0].name} or another of its suite, found none")
     else:
         found = run(given.suite, given.folder)
     if given.document is not None and found:

@@ -38,12 +38,16 @@ LOADER, DECODER = "loader", "decode"
 
 @dataclass(frozen=True)
 class Order:
-    """A task as it is handed to a process; `folder` holds the pictures of `data`."""
+    """A task as it is handed to a process.
+
+    `folder` holds the pictures of `data`. With `gives_back` the process is to be no larger than its arrays.
+    """
 
     case: Case
     subject: str
     place: Place
     folder: str = ""
+    gives_back: bool = False
 
     @property
     def network_subject(self) -> Subject:

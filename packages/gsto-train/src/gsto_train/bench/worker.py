@@ -14,8 +14,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from gsto_spec.allocator import KEEP, give_back_freed_memory
 from gsto_train.absence import Absent
 from gsto_train.bench.machine import card_bytes, peak_bytes, resident_bytes
+from gsto_train.bench.subjects import PLAIN
 from gsto_train.bench.tasks import DECODER, LOADER, Order, Task, make_task
 
 
@@ -61,6 +63,7 @@ def serve(connection: Connection, order: Order) -> None:
     """Do the order's task as often as `connection` asks for, until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends this process.
     restrict(order.place.threads)
+    allocate(order)
     try:
         task, ready = prepare(order)
         connection.send(ready)
@@ -83,6 +86,14 @@ def restrict(threads: int) -> None:
         os.environ[name] = str(threads)
     # Subjects share the card: none may take all of its memory at its start.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+def allocate(order: Order) -> None:
+    """Have the C library do with freed memory what the order wants; before a framework is there."""
+    if order.gives_back:
+        give_back_freed_memory()
+    elif order.network_subject.manner == PLAIN:
+        os.environ[KEEP] = "0"  # The frameworks as they come.
 
 
 def prepare(order: Order) -> tuple[Task, Ready]:
