@@ -91,9 +91,9 @@ def _assignments(draw: DrawFn) -> str:
 
 _ODD = st.one_of(st.sampled_from(TEXTS), st.text(max_size=9))
 _DEFAULTS = st.sampled_from([
-    f"{key}={as_json(default)}"
-    for key, (_, default) in describe(Settings).items()
-    if key.startswith(("train.", "evaluation.", "data.")) and isinstance(default, str | int | float | tuple)
+    f"{key}={setting.default}"
+    for key, setting in describe(Settings).items()
+    if key.startswith(("train.", "evaluation.", "data.")) and setting.default not in (None, "none")
 ])  # fmt: skip
 _KNOWN = st.sampled_from(sorted(describe(Settings)))
 _KEYS = st.one_of(_KNOWN, _KNOWN, _KNOWN, _ODD)

@@ -54,6 +54,32 @@ def refusal(*arguments: str) -> str:
     return line
 
 
+def test_help_is_whole_on_80_columns() -> None:
+    told = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["--help"]).output
+    assert set(main.commands) <= {line.split()[0] for line in told.splitlines() if line.startswith("  ")}
+    assert "..." not in told.replace("COMMAND [ARGS]...", "") and max(map(len, told.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["chek", "hrnetv2-w18"], "No such command 'chek' (nearest: check)"),
+        (["check", "hrnetv2-w18", "--sise", "8x8"], "No such option '--sise' (nearest: --size)"),
+    ],
+)
+def test_a_name_that_is_mistyped_is_told_with_the_nearest(arguments: list[str], told: str) -> None:
+    refused = run(*arguments)
+    assert (refused.exit_code, refused.output) == (2, f"gsto-spec: {told}\n")
+
+
+def test_completion_that_no_shell_asks_for_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_GSTO_SPEC_COMPLETE", "zsh_complete")
+    monkeypatch.delenv("COMP_WORDS", raising=False)
+    refused = CliRunner().invoke(main, [], prog_name="gsto-spec")
+    (line,) = refused.output.splitlines()
+    assert refused.exit_code == 2 and line.startswith("gsto-spec: _GSTO_SPEC_COMPLETE: expected COMP_WORDS")
+
+
 def test_help_and_version() -> None:
     assert run("-h").output == run("--help").output
     assert run("--version").output == f"gsto-spec, version {gsto_spec.__version__}\n"

@@ -17,6 +17,9 @@ from gsto_train.pose.figures import GeneratedFigures
 
 HERE = Path(__file__).parent
 
+Program = Callable[[Sequence[str]], object]
+"""A command's main."""
+
 
 @pytest.fixture(scope="session")
 def plugin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -95,22 +98,39 @@ RECIPE = (
 """What tests of the program rest on, whatever the benchmarks' own recipes are."""
 
 
-Invoke = Callable[..., tuple[int, str, str]]
+@dataclass(frozen=True)
+class Invoke:
+    """Calls a command's main with arguments; returns its status, standard output and standard error."""
+
+    capture: pytest.CaptureFixture[str]
+
+    def __call__(self, program: Program, *arguments: str) -> tuple[int, str, str]:
+        self.capture.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            program(arguments)
+        captured = self.capture.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, captured.out, captured.err
+
+    def refused(self, program: Program, *arguments: str) -> str:
+        """Call a command that must refuse in one line, and return the line."""
+        status, out, error = self(program, *arguments)
+        (line,) = error.splitlines()
+        assert (status, out) == (2, "")
+        assert line.startswith("gsto-")
+        return line
+
+    def printed(self, program: Program, *arguments: str) -> dict[str, Any]:
+        """Call a command with --json, and return what it prints."""
+        status, out, error = self(program, *arguments, "--json")
+        assert status == 0, error
+        found: dict[str, Any] = json.loads(out)
+        return found
 
 
 @pytest.fixture
 def invoke(capfd: pytest.CaptureFixture[str]) -> Invoke:
-    """Calls a command's main with arguments; returns its status, standard output and standard error."""
-
-    def call(program: Callable[[Sequence[str]], object], *arguments: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            program(arguments)
-        captured = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, captured.out, captured.err
-
-    return call
+    return Invoke(capfd)
 
 
 @dataclass
@@ -118,19 +138,14 @@ class Command:
     """Runs `gsto-train` on the small pictures with the linear backend."""
 
     pictures: Path
-    capture: pytest.CaptureFixture[str]
+    invoke: Invoke
     backend: str = "linear"
     base: tuple[str, ...] = RECIPE
 
     def __call__(self, *arguments: str, settings: tuple[str, ...] = (), new: bool = True) -> Outcome:
         """Start a run (`new`), or do only what the arguments say."""
         given = [*self._defaults(settings), *arguments] if new else list(arguments)
-        self.capture.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(["--backend", self.backend, *given])
-        captured = self.capture.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Outcome(ended.value.code, captured.out, captured.err)
+        return Outcome(*self.invoke(main, "--backend", self.backend, *given))
 
     def _defaults(self, settings: tuple[str, ...]) -> list[str]:
         assignments = [part for each in (*self.base, *settings) for part in ("--set", each)]
@@ -143,12 +158,19 @@ def command(
     linear: ModuleType,
     pictures: Path,
     tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    invoke: Invoke,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Command:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("gsto_train.files.PAUSE", 0.0)
-    return Command(pictures, capfd)
+    return Command(pictures, invoke)
+
+
+@pytest.fixture
+def trained(command: Command) -> Path:
+    """The folder of a run that has ended."""
+    assert command("--output", "run").status == 0
+    return Path("run")
 
 
 @pytest.fixture

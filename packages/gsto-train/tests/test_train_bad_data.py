@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from gsto_train.commands.data import main as data_main
+from gsto_train.wording import counted
 
 Spoil = Callable[[Path], object]
 
@@ -179,4 +180,5 @@ def test_a_bad_entry_of_a_keypoint_file_is_named_by_the_check_and_by_a_run(
     assert done.status == 0, done.error
     left_out = json.loads(Path("run/result.json").read_text())["left_out"]
     assert left_out["training"] >= 1 and left_out["validation"] == 0
-    assert f"left out {left_out['training']} bad entries, the first: " in done.error
+    bad = counted(left_out["training"], "bad entry", "bad entries")
+    assert f"left out {bad}, the first: " in done.error

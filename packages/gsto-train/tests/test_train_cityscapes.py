@@ -114,7 +114,7 @@ def test_train_ids_serve_where_label_ids_are_missing(tree: Path) -> None:
     assert np.array_equal(Cityscapes(tree, "train")[0].label, expected)
     label_file(tree, "labelTrainIds").unlink()
     text = message(lambda: Cityscapes(tree, "train"))
-    assert text.startswith(f"{label_file(tree)}: no such file (did you mean")
+    assert text.startswith(f"{label_file(tree)}: no such file (nearest: ")
     assert len(Cityscapes(tree, "train", skip_missing=True)) == 2
 
 
@@ -138,7 +138,7 @@ def test_an_id_that_no_label_has_is_refused(tree: Path) -> None:
 
 
 def test_an_unknown_split_and_a_wrong_folder_are_refused(tree: Path) -> None:
-    assert "found 'trian' (did you mean 'train'?)" in message(lambda: Cityscapes(tree, "trian"))
+    assert "found 'trian' (nearest: train)" in message(lambda: Cityscapes(tree, "trian"))
     assert "give the folder that holds leftImg8bit and gtFine" in message(
         lambda: Cityscapes(tree / "gtFine", "train")
     )

@@ -14,7 +14,6 @@ from PIL import Image
 
 import gsto_spec
 from gsto_spec.backend import backends
-from gsto_train import benchmarks
 from gsto_train.commands.train import main
 from gsto_train.resolve import load_graph
 from gsto_train.settings import ArchitectureSettings
@@ -49,21 +48,15 @@ def test_help_and_version_import_nothing_heavy(option: str) -> None:
     assert "gsto-train" in done.stdout
 
 
-def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit) as ended:
-        main(["--list", *arguments])
-    assert ended.value.code == 0
-    return capsys.readouterr().out
+def test_a_mistyped_option_is_told_with_the_nearest(invoke: Any) -> None:
+    assert (
+        invoke.refused(main, "--benchmrk", "lip")
+        == "gsto-train: No such option '--benchmrk' (nearest: --benchmark)"
+    )
 
 
-def test_list_shows_what_the_options_take(linear: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    text = listed(capsys)
-    for name in (*benchmarks.names(), *gsto_spec.architectures(), "linear", "train.learning_rate"):
-        assert f"  {name}" in text
-    table = json.loads(listed(capsys, "--json"))
-    assert set(table["benchmarks"]) == set(benchmarks.names())
-    assert tuple(table["architectures"]) == gsto_spec.architectures()
-    assert "linear" in table["backends"]
+def test_help_points_at_the_list(invoke: Any) -> None:
+    assert "`gsto-train --list` shows what else there is" in " ".join(invoke(main, "--help")[1].split())
 
 
 def test_json_alone_is_on_standard_output(command: Any) -> None:
@@ -75,6 +68,7 @@ def test_json_alone_is_on_standard_output(command: Any) -> None:
 
 def test_the_table_is_on_standard_output_and_plain_lines_on_standard_error(command: Any) -> None:
     done = command("--output", "run")
+    assert done.out.startswith("linear_backend:graph on folder: ")
     for text in ("red", "green", "blue", "mean IoU", "network", "histogram", "constant"):
         assert text in done.out
     lines = [line for line in done.error.splitlines() if line.startswith("step ")]
@@ -139,13 +133,13 @@ def test_no_color_is_honoured(
 
 def test_a_new_run_gets_a_folder_of_its_own_by_name(command: Any) -> None:
     assert command().status == 0
-    assert "run folder runs/folder-graph-linear\n" in command("--resume").error
+    assert "run folder runs/folder-linear_backend-graph-linear\n" in command("--resume").error
     assert [command().status for _ in range(2)] == [0, 0]
-    names = {"folder-graph-linear", "folder-graph-linear-2", "folder-graph-linear-3"}
-    assert {path.name for path in Path("runs").iterdir()} == names
+    name = "folder-linear_backend-graph-linear"
+    assert {path.name for path in Path("runs").iterdir()} == {name, f"{name}-2", f"{name}-3"}
     resumed = command("--resume")
     assert resumed.status == 0
-    assert "run folder runs/folder-graph-linear-3" in resumed.error
+    assert "run folder runs/folder-linear_backend-graph-linear-3" in resumed.error
 
 
 def test_a_folder_that_holds_something_is_left_alone(command: Any) -> None:
@@ -162,7 +156,7 @@ def test_resuming_where_no_run_is_names_the_nearest_folder(command: Any) -> None
     command("--output", "run-one")
     failed = command("--output", "run-on", "--resume", new=False)
     assert failed.status == 2
-    assert "run-on: no run to resume here: no such folder (did you mean 'run-one'?)" in failed.failure
+    assert "run-on: no run to resume here: no such folder (nearest: run-one)" in failed.failure
     Path("empty").mkdir()
     assert "no config.json in it" in command("--output", "empty", "--resume", new=False).failure
     assert "no run to resume here" in command("--resume", new=False).failure
@@ -240,12 +234,12 @@ def test_a_run_resumes_from_another_folder(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--benchmark", "scene"], "unknown benchmark 'scene' (did you mean 'scenes'?)"),
+        (["--benchmark", "scene"], "unknown benchmark 'scene' (nearest: scenes)"),
         (["--architecture", "gsto-hrnet-w18-small-v3"], "gsto-hrnet-w18-small-v2"),
         (["--architecture", "linear_backend:grap"], "has no grap (nearest: graph)"),
         (["--architecture", "no_such_module:graph"], "cannot import no_such_module"),
         (["--architecture", "nowhere.json"], "nowhere.json: cannot be read"),
-        (["--set", "train.bach=3"], "unknown setting 'train.bach' (did you mean 'train.batch'?)"),
+        (["--set", "train.bach=3"], "unknown setting 'train.bach' (nearest: train.batch)"),
         (["--set", "train.batch"], "--set 'train.batch': expected key=value"),
         (
             ["--set", "loss.class_weights=[1,2]"],
@@ -258,10 +252,10 @@ def test_a_run_resumes_from_another_folder(
         (["--set", "architecture.form=paper"], "a graph's form is fixed"),
         (["--precision", "float16"], "'train.precision': expected one of float32, float64"),
         (["--device", "cuda"], "'train.device': expected one of auto, cpu"),
-        (["--data", "picture"], "no such folder of data (did you mean 'pictures'?)"),
+        (["--data", "picture"], "no such folder of data (nearest: pictures)"),
         (
             ["--set", "data.train_list=trian.txt"],
-            "trian.txt: no such list of pictures (did you mean 'train.txt'?)",
+            "trian.txt: no such list of pictures (nearest: train.txt)",
         ),
         (["--outptu", "x"], "No such option"),
         (["extra"], "unexpected extra argument"),
@@ -305,7 +299,7 @@ def test_a_backend_of_ones_own_is_given_by_module_and_attribute(command: Any) ->
     command.backend = "linear_backend:LinearBackend"
     assert command().status == 0
     (run,) = Path("runs").iterdir()
-    assert run.name.endswith("-graph-LinearBackend")
+    assert run.name.endswith("-linear_backend-graph-linear_backend-LinearBackend")
     assert command("--output", str(run), "--resume", new=False).status == 0
     command.backend = "linear_backend:LinaerBackend"
     assert "has no LinaerBackend (nearest: LinearBackend)" in command("--output", "run").failure
@@ -439,3 +433,25 @@ def test_an_interrupt_of_anything_else_is_told_too(
         main(["--list"])
     assert ended.value.code == 130
     assert capsys.readouterr().err.strip().startswith("gsto-train: interrupted")
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(("arguments", "status"), [(["--version"], 0), (["--benchmrk", "lip"], 2)])
+@pytest.mark.parametrize(
+    "late",
+    [
+        "import atexit; atexit.register(send)",
+        "class Last:\n    def __del__(self, send=send): send()\nlast = Last()",
+    ],
+    ids=["as Python ends", "as modules go"],
+)
+def test_a_signal_when_all_is_told_leaves_the_status(
+    late: str, arguments: list[str], status: int, number: str
+) -> None:
+    code = (
+        "import os, signal, sys\n"
+        f"def send(kill=os.kill, me=os.getpid(), number=signal.{number}): kill(me, number)\n"
+        f"{late}\nfrom gsto_train.commands.train import main\nsys.argv[1:] = {arguments!r}\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert done.returncode == status, done.stderr

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -18,12 +19,12 @@ from gsto_train.schema import describe
 from gsto_train.settings import Settings
 
 COMMANDS = ("bench", "convert", "data", "doctor", "eval", "predict", "report", "train")
+MODULES = {"eval": "evaluate"}
 
 
 def offered(name: str, *words: str) -> list[str]:
     """What is offered for the last of the words."""
-    module = {"eval": "evaluate"}.get(name, name)
-    command: click.Command = import_module(f"gsto_train.commands.{module}").command
+    command: click.Command = import_module(f"gsto_train.commands.{MODULES.get(name, name)}").command
     shell = get_completion_class("bash")
     assert shell is not None
     found = shell(command, {}, f"gsto-{name}", "_UNUSED").get_completions(list(words[:-1]), words[-1])
@@ -86,6 +87,19 @@ def test_a_shells_script_gets_its_answer() -> None:
         assert (done.returncode, done.stdout.strip()) == (0, answer), done
     done = asked("fish", "complete", COMP_WORDS="gsto-train --benchmark camvid-", COMP_CWORD="camvid-")
     assert "camvid-small" in done.stdout, done
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_that_no_shell_asks_for_is_refused_in_a_line(
+    shell: str, invoke: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in COMMANDS:
+        monkeypatch.setenv(f"_GSTO_{name.upper()}_COMPLETE", f"{shell}_complete")
+        module = import_module(f"gsto_train.commands.{MODULES.get(name, name)}")
+        status, out, error = invoke(module.main)
+        (line,) = error.splitlines()
+        assert (status, out) == (2, "")
+        assert line.startswith(f"gsto-{name}: _GSTO_{name.upper()}_COMPLETE: expected COMP_WORDS")
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")

@@ -401,7 +401,7 @@ def test_a_saved_model_contradicts_another_architecture(run: Callable[..., Outco
     [
         (("a.safetensors", "b"), "a.safetensors: a file of tensors names no network; name it with"),
         (("b.safetensors", "c", *SMALL),
-         "b.safetensors: no such file or folder (did you mean 'a.safetensors'?)"),
+         "b.safetensors: no such file or folder (nearest: a.safetensors)"),
         (("small.json", "c", *SMALL), "small.json: nothing installed reads .json files (installed: "),
         (("a.safetensors", "b.nqz", *SMALL), "b.nqz: nothing installed reads .nqz files (installed: "),
         (("bare", "c", *SMALL), "bare: expected a saved model's folder or a file with an ending"),

@@ -32,14 +32,10 @@ class Checked:
 
 
 @pytest.fixture
-def check(capfd: pytest.CaptureFixture[str]) -> Any:
+def check(invoke: Any) -> Any:
     def run(benchmark: str, folder: Path | None, *arguments: str, as_json: bool = True) -> Checked:
         given = ["check", benchmark, *(["--data", str(folder)] if folder else []), *arguments]
-        with pytest.raises(SystemExit) as ended:
-            main([*given, *(["--json"] if as_json else [])])
-        captured = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Checked(ended.value.code, captured.out, captured.err)
+        return Checked(*invoke(main, *given, *(["--json"] if as_json else [])))
 
     return run
 
@@ -212,7 +208,7 @@ def test_of_boxes_that_know_no_joints_only_the_number_is_told(check: Any, coco: 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["citiscapes", "--data", "."], "unknown benchmark 'citiscapes' (did you mean 'cityscapes'?)"),
+        (["citiscapes", "--data", "."], "unknown benchmark 'citiscapes' (nearest: cityscapes)"),
         (["cityscapes"], "setting 'data.folder' is missing: give the folder of pictures with --data DIR"),
         (["cityscapes", "--data", "nowhere"], "nowhere: no such folder of data"),
         (["cityscapes", "--data", ".", "--set", "data.split=val"], "unknown setting 'data.split'"),
@@ -221,15 +217,17 @@ def test_of_boxes_that_know_no_joints_only_the_number_is_told(check: Any, coco: 
     ],
 )
 def test_a_wrong_question_is_told_in_one_line(
-    arguments: list[str], told: str, capfd: pytest.CaptureFixture[str], monkeypatch: Any, tmp_path: Path
+    arguments: list[str], told: str, invoke: Any, monkeypatch: Any, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main(["check", *arguments])
-    captured = capfd.readouterr()
-    assert ended.value.code == 2 and captured.out == ""
-    assert len(captured.err.splitlines()) == 1
-    assert captured.err.startswith("gsto-data: ") and told in captured.err
+    line = invoke.refused(main, "check", *arguments)
+    assert line.startswith("gsto-data: ") and told in line
+
+
+def test_help_is_whole_on_80_columns(invoke: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    status, told, _ = invoke(main, "--help")
+    assert status == 0 and "  check  Read every picture and label of a benchmark.\n" in told
 
 
 def test_the_command_imports_nothing_heavy_before_it_is_asked() -> None:

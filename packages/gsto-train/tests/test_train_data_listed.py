@@ -172,7 +172,7 @@ def test_a_jpeg_is_turned_upright_as_its_orientation_says(folder: Path) -> None:
 
 def test_a_missing_folder_is_named_with_the_nearest_one(folder: Path) -> None:
     missing = folder.with_name("stret")
-    expected = f"{missing}: no such folder of data (did you mean 'street'?); check the path"
+    expected = f"{missing}: no such folder of data (nearest: street); check the path"
     assert message(lambda: listed(missing)) == expected
 
 
@@ -183,7 +183,7 @@ def test_a_file_is_no_folder(folder: Path) -> None:
 
 def test_a_missing_list_is_named_with_the_nearest_one(folder: Path) -> None:
     missing = folder / "trian.txt"
-    expected = f"{missing}: no such list of pictures (did you mean 'train.txt'?); check its name"
+    expected = f"{missing}: no such list of pictures (nearest: train.txt); check its name"
     assert message(lambda: ListedImages(folder, "trian.txt", classes=3)) == expected
 
 
@@ -217,7 +217,7 @@ def test_missing_files_are_counted_and_the_first_are_named(folder: Path) -> None
     assert "images/q_label.png (line 2), images/r.png (line 4), ...;" in text
     (folder / "images" / "a_label.png").unlink()
     write_list(folder, lines[0])
-    assert "1 of 2 files are not under" in message(lambda: listed(folder))
+    assert "1 of 2 files is not under" in message(lambda: listed(folder))
 
 
 @pytest.mark.parametrize("which", ["a.png", "a_label.png"])
@@ -280,14 +280,14 @@ def test_a_label_value_out_of_range_is_told_with_its_place(folder: Path) -> None
         ('{"num_classes": 255}', "expected 1 to 254 of them (labels are 8-bit), found 255"),
         ('{"num_classes": 2, "ignore_index": "x"}', 'expected "ignore_index" to be an integer or null'),
         ('{"num_classes": 2, "palette": [[1, 2, 3]]}', 'expected "palette" to hold 2 colours'),
-        ('{"num_classes": 1, "palette": [[1, 2, 300]]}', 'expected "palette" to hold 1 colours'),
-        ('{"num_classes": 1, "palette": [[1, 2]]}', 'expected "palette" to hold 1 colours'),
+        ('{"num_classes": 1, "palette": [[1, 2, 300]]}', 'expected "palette" to hold 1 colour [R'),
+        ('{"num_classes": 1, "palette": [[1, 2]]}', 'expected "palette" to hold 1 colour [R'),
         ('{"classes": ["a", "b", "a"]}', "expected each name once, found 'a' as class 0 and class 2"),
         ('{"num_classes": true}', 'expected "classes", a list of names, or "num_classes", found True'),
         ('{"num_classes": 2, "ignore_index": true}', 'expected "ignore_index" to be an integer or null'),
         (
             '{"num_classes": 2, "ignore_lable": 1}',
-            "unknown key 'ignore_lable' (did you mean 'ignore_index'?)",
+            "unknown key 'ignore_lable' (nearest: ignore_index)",
         ),
         ('{"classes": ["\\udc80"]}', "expected names in UTF-8, found '\\udc80'"),
         ("[" * 100000, "expected a JSON object, found an error: "),

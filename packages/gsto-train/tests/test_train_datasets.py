@@ -46,7 +46,7 @@ def test_unreadable_pictures_are_left_out_and_told_when_asked_to(pictures: Path)
 
 def test_nothing_is_left_out_unasked(pictures: Path) -> None:
     spoil(pictures)
-    with pytest.raises(InputError, match=r"1 of 8 files are not under .*: 1_label\.png \(line 2\)"):
+    with pytest.raises(InputError, match=r"1 of 8 files is not under .*: 1_label\.png \(line 2\)"):
         load_datasets(settings("folder", pictures))
     Image.new("L", (32, 24)).save(pictures / "1_label.png")
     training, _ = load_datasets(settings("folder", pictures))

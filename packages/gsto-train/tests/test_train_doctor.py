@@ -113,24 +113,16 @@ def test_rounding_to_float32_stays_within_the_bound(seed: int) -> None:
     assert bound.max() < 1e-3 * np.abs(exact).max()
 
 
-def examined(capsys: Any, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    captured = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, captured.out, captured.err
-
-
 @pytest.fixture
 def only(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Sets which backends are there; the frameworks' own take seconds."""
     return lambda *names: monkeypatch.setattr("gsto_train.doctor.examination.backends", lambda: names)
 
 
-def test_all_that_works_ends_with_0(only: Any, pictures: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_all_that_works_ends_with_0(only: Any, pictures: Path, monkeypatch: Any, invoke: Any) -> None:
     only("good")
     monkeypatch.setenv("GSTO_DATA_FOLDER", str(pictures))
-    status, out, _ = examined(capsys, "--json")
+    status, out, _ = invoke(main, "--json")
     found = json.loads(out)
     assert (status, found["problems"]) == (0, [])
     assert found["data"]["GSTO_DATA_FOLDER"] == {
@@ -141,34 +133,34 @@ def test_all_that_works_ends_with_0(only: Any, pictures: Path, monkeypatch: Any,
     assert found["optional"]["tensorboard"]["missing"] in ([], ["tensorboardX"])
     engines = found["optional"]["engines"]
     assert {"onnx", "onnxruntime", "openvino"} == {*engines["installed"], *engines["missing"]}
-    status, out, _ = examined(capsys)
+    status, out, _ = invoke(main)
     assert status == 0 and out.endswith("all that is installed works\n")
     assert f"data: GSTO_DATA_FOLDER={pictures}, for folder: 2 to score on" in out.splitlines()
 
 
-def test_what_is_broken_ends_with_1(only: Any, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
+def test_what_is_broken_ends_with_1(only: Any, monkeypatch: Any, tmp_path: Path, invoke: Any) -> None:
     only("good", "crash")
     monkeypatch.setenv("GSTO_DATA_CITYSCAPE", str(tmp_path))
     monkeypatch.setenv("GSTO_DATA_LIP", str(tmp_path / "absent"))
-    status, out, error = examined(capsys)
+    status, out, error = invoke(main)
     assert (status, error) == (1, "gsto-doctor: 2 problems, told above\n")
     assert "backend crash: broken" in out
     assert "problem: backend crash: its process ended with 3" in out
     assert f"problem: GSTO_DATA_LIP: {tmp_path / 'absent'}: no such folder of data" in out
-    assert "of no benchmark here (did you mean 'GSTO_DATA_CITYSCAPES'?)" in out
+    assert "of no benchmark here (nearest: GSTO_DATA_CITYSCAPES)" in out
 
 
 def test_a_working_folder_that_is_gone_is_told(
-    only: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+    only: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, invoke: Any
 ) -> None:
     only()
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    assert examined(capsys) == (1, "", "gsto-doctor: .: No such file or directory\n")
+    assert invoke(main) == (1, "", "gsto-doctor: .: No such file or directory\n")
 
 
-def test_no_backend_is_a_problem(only: Any, capsys: Any) -> None:
+def test_no_backend_is_a_problem(only: Any, invoke: Any) -> None:
     only()
-    status, out, _ = examined(capsys)
+    status, out, _ = invoke(main)
     assert status == 1 and "no backend is installed; install gsto-torch or gsto-jax" in out

@@ -21,8 +21,22 @@ def test_it_says_what_would_run_and_writes_nothing(command: Any, tmp_path: Path)
     lines = done.out.splitlines()
     assert lines[0] == "would take 20 steps: 80 crops, 20 epochs of 4 pictures"
     assert lines[1].startswith("would score 2 pictures: whole pictures")
-    assert "--output runs/folder-graph-linear --resume" in lines[2]
+    assert "--output runs/folder-linear_backend-graph-linear --resume" in lines[2]
     assert "memory: " in done.error and "12 M parameters" not in done.error
+
+
+def test_one_of_a_thing_is_told_in_the_singular(command: Any, pictures: Path) -> None:
+    for part, index in (("train", 0), ("val", 1)):
+        (pictures / f"{part}.txt").write_text(f"{index}.png {index}_label.png\n")
+    one = ("train.steps=1", "train.batch=1")
+    done = command("--dry-run", settings=one)
+    lines = done.out.splitlines()
+    assert lines[0] == "would take 1 step: 1 crop, 1 epoch of 1 picture"
+    assert lines[1].startswith("would score 1 picture: ")
+    assert "for a step of 1 crop, by the graph" in done.error
+    run = command("--output", "run", settings=one)
+    assert "1 training and 1 validation picture, 3 classes; 1 step of 1 crop of 16x16; " in run.error
+    assert "scoring 1 picture\n" in run.error
 
 
 def test_json_has_all_that_is_resolved(command: Any) -> None:
@@ -60,8 +74,8 @@ def test_a_run_to_go_on_with_is_told_from_its_checkpoint(command: Any, tmp_path:
 @pytest.mark.parametrize(
     "arguments, told",
     [
-        (("--set", "train.bach=4"), "did you mean 'train.batch'"),
-        (("--benchmark", "foldr"), "did you mean 'folder'"),
+        (("--set", "train.bach=4"), "nearest: train.batch"),
+        (("--benchmark", "foldr"), "nearest: folder"),
         (("--architecture", "gsto-hrnet-w49"), "gsto-hrnet-w48"),
         (("--data", "pictures-absent"), "no such folder of data"),
         (("--output", "full"), "this output folder is not empty"),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,36 +30,15 @@ def score(command: Any, invoke: Run) -> Run:
 
 
 @pytest.fixture
-def result(score: Any) -> Callable[..., dict[str, Any]]:
+def result(command: Any, invoke: Any) -> Callable[..., dict[str, Any]]:
     """Runs the command with --json and returns what it prints."""
-
-    def run(*arguments: str) -> dict[str, Any]:
-        status, out, error = score(*arguments, "--json")
-        assert status == 0, error
-        found: dict[str, Any] = json.loads(out)
-        return found
-
-    return run
+    return partial(invoke.printed, main)
 
 
 @pytest.fixture
-def failure(score: Any) -> Callable[..., str]:
+def failure(command: Any, invoke: Any) -> Callable[..., str]:
     """Runs the command, which must refuse in one line, and returns the line."""
-
-    def run(*arguments: str) -> str:
-        status, out, error = score(*arguments)
-        (line,) = error.splitlines()
-        assert (status, out) == (2, "")
-        assert line.startswith("gsto-eval: ")
-        return str(line)
-
-    return run
-
-
-@pytest.fixture
-def trained(command: Any) -> Path:
-    assert command("--output", "run").status == 0
-    return Path("run")
+    return partial(invoke.refused, main)
 
 
 def recorded(run: Path) -> dict[str, Any]:
@@ -297,7 +277,7 @@ def test_a_submission_that_fails_leaves_nothing(
     [
         (("missing",), "missing: no such file or folder"),
         (("run", "--set", "train.batch=3"), "'train.batch' does not change how a network is scored"),
-        (("run", "--set", "evaluation.flipp=true"), "did you mean 'evaluation.flip'"),
+        (("run", "--set", "evaluation.flipp=true"), "nearest: evaluation.flip"),
         (("run", "--set", "evaluation.window_stride=[4,4]"), "no effect without 'evaluation.window'"),
         (
             ("run", "--set", "evaluation.window=[8,8]", "--set", "evaluation.window_stride=[9,8]"),
@@ -313,7 +293,7 @@ def test_a_submission_that_fails_leaves_nothing(
         (("run", "--architecture", "linear_backend:graph", "--classes", "3"), "a run has its own network"),
         (("run", "--classes", "3"), "--architecture names"),
         (("run", "--benchmark", "scenes"), "has 3 channels, expected one for each of the 10 classes"),
-        (("run", "--benchmark", "citiscapes"), "did you mean 'cityscapes'"),
+        (("run", "--benchmark", "citiscapes"), "nearest: cityscapes"),
         (("run/model", "--backend", "linear"), "give the folder of pictures with --data DIR"),
         (("run/model/model.safetensors", "--backend", "linear"), "names no network"),
         (("run/checkpoints",), "expected a run (with config.json) or a saved model"),

@@ -65,10 +65,10 @@ def test_what_is_frozen_has_no_rate() -> None:
 @pytest.mark.parametrize(
     ("assignments", "expected"),
     [
-        (['train.freeze=["stge2"]'], r"'train\.freeze': .* found 'stge2' \(did you mean 'stage2'\?\)"),
-        (['train.freeze=["stage"]'], r"'train\.freeze': .* found 'stage' \(did you mean 'stage"),
+        (['train.freeze=["stge2"]'], r"'train\.freeze': .* found 'stge2' \(nearest: stage2\)"),
+        (['train.freeze=["stage"]'], r"'train\.freeze': .* found 'stage' \(nearest: stage"),
         (['train.freeze=["bn1.running_mean"]'], r"found 'bn1\.running_mean'"),
-        (['train.rate_factors=["last_laye=10"]'], r"found 'last_laye' \(did you mean 'last_layer'\?\)"),
+        (['train.rate_factors=["last_laye=10"]'], r"found 'last_laye' \(nearest: last_layer\)"),
         (['train.rate_factors=["last_layer"]'], r"expected path=factor .*found 'last_layer'"),
         (['train.rate_factors=["last_layer=0"]'], r"above 0.*goes into train\.freeze"),
         (['train.rate_factors=["last_layer=nan"]'], r"expected path=factor"),
@@ -107,5 +107,5 @@ def test_a_run_says_what_is_frozen_and_its_backend_is_told(command: Any, linear:
 def test_a_run_with_an_unknown_part_makes_no_folder(command: Any) -> None:
     failed = command("--output", "run", settings=('train.freeze=["heed"]',))
     assert failed.status == 2
-    assert "found 'heed' (did you mean 'head'?)" in failed.failure
+    assert "found 'heed' (nearest: head)" in failed.failure
     assert not (command.pictures.parent / "run").exists()

@@ -166,7 +166,7 @@ def test_a_resized_sample_keeps_its_reversed_label_in_step(tree: Path) -> None:
 
 
 def test_what_is_missing_or_wrong_is_named(tree: Path) -> None:
-    assert "found 'vall' (did you mean 'val'?)" in message(lambda: Lip(tree, "vall"))
+    assert "found 'vall' (nearest: val)" in message(lambda: Lip(tree, "vall"))
     assert "expected pictures ID.jpg, found none" in message(lambda: Lip(tree / LABELS, "train"))
     label = tree / LABELS / "val_segmentations" / "86_185913.png"
     Image.fromarray(np.full((29, 14), 20, np.uint8)).save(label)

@@ -140,7 +140,5 @@ def test_a_run_that_predicts_some_pictures_not_finite_says_how_many(
     done = command("--output", "run", settings=("train.evaluate_every=10",))
     assert done.status == 0
     assert json.loads(Path("run/result.json").read_text())["metrics"][NOT_FINITE] == 1
-    told = [
-        line for line in done.error.splitlines() if "but predictions on 1 pictures are not finite" in line
-    ]
+    told = [line for line in done.error.splitlines() if "but predictions on 1 picture are not finite" in line]
     assert len(told) == 2

@@ -199,7 +199,7 @@ def test_missing_files_of_each_form_are_named(tree: Path) -> None:
     (base / "JPEGImages" / "2008_000002.jpg").unlink()
     assert "JPEGImages/2008_000002.jpg: no such file" in message(lambda: PascalContext(tree, "train"))
     assert len(PascalContext(tree, "train", skip_missing=True)) == 2
-    assert "found 'vla' (did you mean 'val'?)" in message(lambda: PascalContext(tree, "vla"))
+    assert "found 'vla' (nearest: val)" in message(lambda: PascalContext(tree, "vla"))
     assert "expected VOC2010 with its JPEGImages" in message(
         lambda: PascalContext(base / "JPEGImages", "val")
     )

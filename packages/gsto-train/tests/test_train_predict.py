@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +44,9 @@ def predict(command: Any, invoke: Run) -> Run:
 
 
 @pytest.fixture
-def failure(predict: Run) -> Callable[..., str]:
+def failure(command: Any, invoke: Any) -> Callable[..., str]:
     """Runs the command, which must refuse in one line, and returns the line."""
-
-    def run(*arguments: str) -> str:
-        status, out, error = predict(*arguments)
-        (line,) = error.splitlines()
-        assert (status, out) == (2, "")
-        assert line.startswith("gsto-predict: ")
-        return str(line)
-
-    return run
-
-
-@pytest.fixture
-def trained(command: Any) -> Path:
-    assert command("--output", "run").status == 0
-    return Path("run")
+    return partial(invoke.refused, main)
 
 
 def indices(path: Path) -> NDArray[np.uint8]:
@@ -224,11 +211,11 @@ def test_wrong_usage_is_refused_in_a_line(trained: Path, failure: Any, pictures:
     assert "leave the others out" in failure(picture, "--samples", "1", "--model", "run")
     assert "leave --boxes and --truth out" in failure("--samples", "1", "--model", "run", "--truth", "x.png")
     assert "give both" in failure(picture, "--model", "run", "--baseline", "run")
-    assert "did you mean 'run'" in failure(picture, "--model", "rum")
-    assert "did you mean '4.png'" in failure(str(pictures / "44.png"), "--model", "run")
+    assert "nearest: run" in failure(picture, "--model", "rum")
+    assert "nearest: 4.png" in failure(str(pictures / "44.png"), "--model", "run")
     Path("boxes.json").write_text('[{"image_id": 4, "bbox": [0, 0, 5, 5], "score": 1}]')
     assert "finds classes" in failure(picture, "--model", "run", "--boxes", "boxes.json")
-    assert "did you mean" in failure(picture, "--model", "run", "--set", "evaluation.flop=true")
+    assert "nearest: " in failure(picture, "--model", "run", "--set", "evaluation.flop=true")
     assert not Path("predictions").exists()
 
 

@@ -1,6 +1,8 @@
 """The command `gsto-report`: what the page says, that it stands alone, and what is refused."""
 
+import errno
 import json
+import os
 import re
 import shlex
 import shutil
@@ -115,7 +117,32 @@ def test_a_report_says_all_of_a_run(command: Any, report: Any, pictures: Path) -
     versions = re.search(r"With these versions:\s*(\S+==.*)", found.text)
     assert versions is not None and "gsto-spec==" in versions[1] and "processes==" not in versions[1]
     assert '"train":' not in found.text and "train 0" in found.text  # The seeds.
-    assert any(title.startswith("graph on ") and ", 10: " in title for title in found.titles)
+    assert any(title.startswith("linear_backend:graph on ") and ", 10: " in title for title in found.titles)
+
+
+def own_scores(name: str) -> list[float]:
+    """Return the scores beside the predictions of the samples of run/report.html."""
+    text = Path("run/report.html").read_text()
+    return [float(each) for each in re.findall(rf"<figcaption>prediction, {name} (\d\.\d+)<", text)]
+
+
+def test_every_sample_has_its_own_score(command: Any, pictures: Path) -> None:
+    assert command("--output", "run").status == 0
+    accuracies = own_scores("pixel accuracy")
+    assert len(accuracies) == 2  # Of pictures with as many labelled pixels each.
+    pooled = json.loads(Path("run/result.json").read_text())["metrics"]["pixel_accuracy"]
+    assert sum(accuracies) / 2 == pytest.approx(pooled, abs=1e-3)
+
+
+def test_every_sample_of_poses_has_its_pck(command: Any) -> None:
+    figures = ("--benchmark", "figures", "--architecture", "linear_backend:graph", "--output", "run")
+    few = ("train.steps=2", "data.train_figures=8", "data.val_figures=3", "pose.nms=0.001")
+    assignments = [part for each in few for part in ("--set", each)]
+    assert command(*figures, *assignments, new=False).status == 0
+    shares = own_scores("PCK")
+    assert len(shares) == 3  # Of figures whose joints are all labelled.
+    pooled = json.loads(Path("run/result.json").read_text())["metrics"]["PCK"]
+    assert sum(shares) / 3 == pytest.approx(pooled, abs=1e-3)
 
 
 def test_a_score_that_was_measured_once_is_no_curve(command: Any, report: Any) -> None:
@@ -183,16 +210,22 @@ def test_a_run_can_do_without_its_report(command: Any) -> None:
 
 
 def test_a_report_that_cannot_be_written_fails_no_run(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device", "run/report.html")
+    synced = os.fsync
 
-    monkeypatch.setattr("gsto_train.look.reporting.replace", full)
+    def full(descriptor: int) -> None:
+        if "report.html" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        synced(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
     done = command("--output", "run")
     assert done.status == 0
     assert Path("run/result.json").exists() and not Path("run/report.html").exists()
     (line,) = [line for line in done.error.splitlines() if "report.html" in line]
-    assert line.startswith("warning: no report.html: ") and "No space left on device" in line
-    assert line.endswith("its report is written by: gsto-report run")
+    assert line == (
+        "warning: no report.html: run/report.html: No space left on device; mend that (is the disk full?): "
+        "the run is complete; its report is written by: gsto-report run"
+    )
 
 
 def test_an_interrupt_while_the_report_is_made_tells_that_the_run_is_complete(
@@ -278,7 +311,7 @@ def test_runs_are_compared_side_by_side(command: Any, report: Any) -> None:
     text = Path("comparison.html").read_text()
     found = page("comparison.html")
     assert len(found.images) == 2 * 4
-    assert "graph (one)" in found.text and "graph (two)" in found.text
+    assert all(f"linear_backend:graph ({run})" in found.text for run in ("one", "two"))
     differing = text[text.index('id="settings"') : text.index("settings that are the same")]
     assert re.findall(r"<th>([a-z_.]+)</th>", differing) == ["train.learning_rate"]
     for values in scores.values():
@@ -307,7 +340,7 @@ def test_wrong_usage_is_refused_in_a_line(command: Any, report: Any) -> None:
         return str(line)
 
     assert command("--output", "run").status == 0
-    assert "did you mean 'run'" in refused("rum")
+    assert "nearest: run" in refused("rum")
     assert "no config.json in it" in refused("pictures")
     assert "no such folder" in refused("run", "--output", "absent/report.html")
     Path("mine.html").write_text("mine")

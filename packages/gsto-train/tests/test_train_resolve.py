@@ -3,9 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from gsto_train import benchmarks
-from gsto_train.resolve import load_datasets, title
+from gsto_train.resolve import load_datasets, part_of_path, title
 from gsto_train.settings import resolve
 
 
@@ -36,7 +37,14 @@ def test_listed_pictures_have_the_names_and_the_ignored_value_of_the_settings(pi
     assert set(np.unique(training[0].label)) == {0, 1, 2, 255}
 
 
-def test_an_architecture_has_a_short_name() -> None:
-    assert title("gsto-hrnet-w18") == "gsto-hrnet-w18"
-    assert title("graphs/mine.json") == "mine"
-    assert title("package.module:Class.variant") == "variant"
+@pytest.mark.parametrize(
+    ("given", "told", "in_paths"),
+    [
+        ("gsto-hrnet-w18", "gsto-hrnet-w18", "gsto-hrnet-w18"),
+        ("graphs/mine.json", "mine", "mine"),
+        ("mine:network", "mine:network", "mine-network"),
+        ("package.module:Class.variant", "package.module:Class.variant", "module-Class.variant"),
+    ],
+)
+def test_an_architecture_is_told_as_it_was_given(given: str, told: str, in_paths: str) -> None:
+    assert (title(given), part_of_path(given)) == (told, in_paths)

@@ -1,10 +1,11 @@
 """Filed results, and docs/results.md, which puts them beside the paper's tables."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -23,17 +24,13 @@ PAGE = Path(__file__).parents[3] / "docs" / "results.md"
 RECIPES = [(table.number, row.recipe) for table in tables() for row in table.rows if row.recipe]
 
 
-@pytest.fixture
-def results(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            run_command(results_command, "results", [str(each) for each in arguments], interrupted="")
-        captured = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, captured.out, captured.err
+def run_results(arguments: Sequence[str]) -> NoReturn:
+    run_command(results_command, "results", arguments, interrupted="")
 
-    return run
+
+@pytest.fixture
+def results(invoke: Any) -> Callable[..., tuple[int, str, str]]:
+    return partial(invoke, run_results)
 
 
 def test_the_page_is_what_the_command_prints(results: Any) -> None:
@@ -122,10 +119,11 @@ def test_two_networks_are_compared_seed_by_seed() -> None:
     assert "seed by seed" not in markdown(runs[:3])
 
 
-def test_a_run_and_a_scoring_are_filed_in_brief(results: Any, command: Any, tmp_path: Path) -> None:
+def test_a_run_and_a_scoring_are_filed_in_brief(
+    results: Any, command: Any, invoke: Any, tmp_path: Path
+) -> None:
     assert command("--output", "run", settings=("train.seed=3",)).status == 0
-    with pytest.raises(SystemExit):
-        evaluate(["run", "--output", "scored", "--set", "evaluation.flip=true"])
+    assert invoke(evaluate, "run", "--output", "scored", "--set", "evaluation.flip=true")[0] == 0
     status, out, error = results("file", "--folder", "filed", "run", "scored")
     assert status == 0, error
     trained, scored = filed(Path("filed"))[::-1]
@@ -145,10 +143,10 @@ def test_a_run_and_a_scoring_are_filed_in_brief(results: Any, command: Any, tmp_
 
 
 def test_what_is_no_run_and_what_is_no_filed_run_are_refused(results: Any, tmp_path: Path) -> None:
-    status, _, error = results("file", "--folder", tmp_path, tmp_path)
+    status, _, error = results("file", "--folder", str(tmp_path), str(tmp_path))
     assert status == 2 and "result.json: no such file; give the folder of a run that has ended" in error
     (tmp_path / "odd.json").write_text('{"benchmark": "scenes"}')
-    status, _, error = results("page", "--folder", tmp_path)
+    status, _, error = results("page", "--folder", str(tmp_path))
     assert status == 2 and "odd.json: expected the keys of a filed run, found architecture, backend" in error
     (tmp_path / "odd.json").write_text("[]")
     with pytest.raises(InputError, match="expected an object, found a list"):

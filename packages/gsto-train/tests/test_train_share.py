@@ -65,6 +65,17 @@ def test_a_run_leaves_all_that_goes_with_a_shared_model(shared: Path, pictures: 
     assert not any(str(pictures) in path.read_text() for path in (shared / "card.json", shared / "README.md"))
 
 
+def test_the_page_names_a_data_set_that_the_public_knows_and_no_other(command: Any, tmp_path: Path) -> None:
+    assert command("--output", "run").status == 0
+    assert "datasets" not in Path("run/model/README.md").read_text()
+    record = '[record]\nsource = "me"\ncommand = "-"\n'
+    for name, line in (("own", ""), ("known", 'data_set = "camvid"\n')):
+        Path(f"{name}.toml").write_text(f'extends = "folder"\n{record}{line}')
+        assert command("--output", name, "--benchmark", f"{name}.toml").status == 0
+    assert "datasets" not in Path("own/model/README.md").read_text()
+    assert '\ndatasets: ["camvid"]\n' in Path("known/model/README.md").read_text()
+
+
 def test_of_a_graph_in_a_file_the_card_tells_no_folder(shared: Path, command: Any, tmp_path: Path) -> None:
     Path("net.json").write_bytes((shared / "graph.json").read_bytes())
     assert command("--output", "again", "--architecture", "net.json").status == 0
@@ -129,16 +140,69 @@ def test_a_run_is_verified_by_its_model(command: Any, score: Run) -> None:
     assert score("run", *VERIFY[1:])[0] == 0
 
 
+def problems(error: str) -> list[str]:
+    """Return what is wrong by the lines of `gsto-eval shared --verify`."""
+    start = "gsto-eval: shared: not as it was saved: "
+    lines = error.splitlines()
+    assert all(line.startswith(start) for line in lines)
+    return [line.removeprefix(start) for line in lines]
+
+
+def config_with(folder: Path, **entries: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+
+
+@pytest.mark.parametrize(
+    ("card", "config", "told"),
+    [
+        ({}, {"graph_digest": "0" * 64}, ["config.json: graph_digest: expected "]),
+        ({}, {"graph": "other.json"}, ['config.json: graph: expected "graph.json", as graph.json and ']),
+        ({}, {"id2label": {"0": "red", "1": "green"}}, ["config.json: id2label: expected "]),
+        ({}, {"preprocessing": 1, "architectures": []}, ["config.json: arch", "config.json: preproc"]),
+        ({"palette": [[1, 2, 3]] * 4}, {}, ["card.json: palette: expected one for each of the 3 channels"]),
+        (
+            {"classes": ["red", "green"]},
+            {},
+            ["card.json: classes: expected one for each of the 3 channels of output stage4, found 2",
+             "config.json: id2label: expected "],
+        ),
+    ],
+)  # fmt: skip
+def test_what_goes_with_the_network_is_held_to_it(
+    shared: Path, score: Run, card: dict[str, Any], config: dict[str, Any], told: list[str]
+) -> None:
+    card_with(shared, **card)
+    config_with(shared, **config)
+    status, out, error = score(*VERIFY)
+    assert (status, out) == (1, "")
+    found = problems(error)
+    assert len(found) == len(told)
+    assert all(line.startswith(start) for line, start in zip(found, told, strict=True)), found
+    assert json.loads(score(*VERIFY, "--json")[1])["problems"] == found
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{")])
+def test_a_configuration_that_does_not_read_is_told(
+    shared: Path, score: Run, damage: Callable[[Path], object]
+) -> None:
+    damage(shared / "config.json")
+    status, _, error = score(*VERIFY)
+    assert status == 1
+    (line,) = problems(error)
+    assert "config.json" in line
+
+
 def test_a_tensor_that_changed_is_named(shared: Path, score: Run) -> None:
     tensors = load_file(shared / "model.safetensors")
     tensors["head.bias"][0] = np.nextafter(tensors["head.bias"][0], np.float32(9))
     save_file(tensors, shared / "model.safetensors")
     status, out, error = score(*VERIFY)
     assert (status, out) == (1, "")
-    assert error == (
-        "gsto-eval: shared: not as it was saved: model.safetensors is not the file that card.json describes; "
-        "tensor head.bias is not the one recorded\n"
-    )
+    assert problems(error) == [
+        "model.safetensors is not the file that card.json describes",
+        "tensor head.bias is not the one recorded",
+    ]
     status, out, _ = score(*VERIFY, "--json")
     assert (status, json.loads(out)["verified"]) == (1, False)
 
@@ -181,7 +245,7 @@ def test_a_model_that_one_wrote_is_verified_on_a_backend_that_trains_and_scores(
         (("shared", "--verify", "--submit", "x"), "--verify goes with --backend"),
         (("shared", "--verify", "--set", "train.seed=1"), "--verify goes with --backend"),
         (("shared", "--verify", "--precision", "tf32"), "a golden answer is held to in float32 or float64"),
-        (("shered", "--verify"), "shered: no such folder of a saved model (did you mean 'shared'?)"),
+        (("shered", "--verify"), "shered: no such folder of a saved model (nearest: shared)"),
         (("bare", "--verify", "--backend", "linear"), "save the network again with save_pretrained"),
         (("me/net", "--verify"), "to ask the hub for it, pip install huggingface_hub"),
         (("me/net",), "to ask the hub for it, pip install huggingface_hub"),

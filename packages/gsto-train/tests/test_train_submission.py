@@ -78,8 +78,8 @@ def add_another(path: Path) -> None:
         (damage_size, r"expected 8-bit grey of \(2, 19\), found L of \(1, 19\)"),
         (damage_mode, "found RGB"),
         (cut, "does not read again"),
-        (Path.unlink, "expected exactly the 1 files"),
-        (add_another, r"berlin_000000_000019\.png: expected exactly the 1 files"),
+        (Path.unlink, "expected exactly the 1 file written"),
+        (add_another, r"berlin_000000_000019\.png: expected exactly the 1 file written"),
     ],
 )
 def test_what_does_not_read_back_is_not_left(

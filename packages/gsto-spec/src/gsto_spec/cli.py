@@ -27,7 +27,7 @@ from gsto_spec.checkpoint import CheckpointWarning, read_checkpoint
 from gsto_spec.cost import Cost, Counting, Part, cost
 from gsto_spec.diff import declared, describe, diff
 from gsto_spec.draw import draw
-from gsto_spec.errors import GstoError, printable
+from gsto_spec.errors import GstoError, nearest, printable
 from gsto_spec.forms import FORMS, FormName
 from gsto_spec.graph import Graph
 from gsto_spec.locate import locate
@@ -64,6 +64,27 @@ def _give_up_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def usage_problem(error: click.ClickException) -> str:
+    """What is wrong with a command line, in click's words but for names that are like a wrong one."""
+    name = getattr(error, "option_name", None) or getattr(error, "command_name", None)
+    known = getattr(error, "possibilities", None)
+    if not name or not known:
+        return error.format_message()
+    return f"{error.message.removesuffix('.')}{nearest(name, known)}"
+
+
+def completion_problem(name: str) -> str | None:
+    """What is wrong where the command `name` is asked as by a shell's script for completion, but by none."""
+    variable = f"_{name.upper().replace('-', '_')}_COMPLETE"
+    shell, _, asked = os.environ.get(variable, "").partition("_")
+    if asked != "complete":
+        return None
+    return (
+        f"{variable}: expected COMP_WORDS and COMP_CWORD beside it, as a shell's script for completion "
+        f"has them; unset it, or source what {variable}={shell}_source {name} prints"
+    )
+
+
 class _Commands(click.Group):
     """A group whose input errors are one line and status 2."""
 
@@ -79,7 +100,11 @@ class _Commands(click.Group):
             error.show()
             sys.exit(error.exit_code)
         except click.ClickException as error:
-            _fail(error.format_message(), error.exit_code)
+            _fail(usage_problem(error), error.exit_code)
+        except (KeyError, ValueError):
+            if (problem := completion_problem("gsto-spec")) is None:
+                raise
+            _fail(problem, 2)
         except click.Abort:
             _fail("interrupted", 130)
         except OSError as error:
@@ -121,7 +146,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable o
 @main.command("list")
 @_json
 def list_command(as_json: bool) -> None:
-    """The architectures of the catalogue, with what was published of them."""
+    """The architectures of the catalogue, and what was published."""
     if as_json:
         click.echo(json.dumps({name: _entry_facts(name) for name in architectures()}, indent=2))
         return
@@ -151,7 +176,7 @@ def _entry_facts(name: str) -> dict[str, Any]:
 @_form
 @_json
 def table_command(number: int | None, markdown: bool, form: FormName | None, as_json: bool) -> None:
-    """A table of the paper beside our counts: NUMBER is 1, 2, 3, 4, 6 or 10."""
+    """A table of the paper beside our counts. NUMBER is 1, 2, 3, 4, 6 or 10."""
     if markdown == (number is not None) or (markdown and (as_json or form)):
         raise click.UsageError("expected the NUMBER of a table, or --markdown alone")
     if number is None:
@@ -166,7 +191,7 @@ def table_command(number: int | None, markdown: bool, form: FormName | None, as_
 @_form
 @_json
 def show_command(architecture: str, classes: int | None, form: FormName | None, as_json: bool) -> None:
-    """Every node of a graph with its symbolic shape; with --json the graph file itself."""
+    """Every node of a graph with its symbolic shape. With --json the graph file itself."""
     graph = locate(architecture, classes=classes, form=form)
     click.echo(graph.to_json(indent=1) if as_json else str(graph))
 
@@ -179,7 +204,7 @@ def show_command(architecture: str, classes: int | None, form: FormName | None, 
 def check_command(
     architecture: str, classes: int | None, form: FormName | None, size: tuple[int, int] | None
 ) -> None:
-    """Check a graph; status 0 and one line where it is sound, status 2 and the first problem where not."""
+    """Check that a graph is sound. Status 0 and one line where it is, 2 and the first problem where not."""
     graph = locate(architecture, classes=classes, form=form)
     if size is not None:
         graph.check((1, _channels(graph), *size))
@@ -202,7 +227,7 @@ def cost_command(
     architecture: str, classes: int | None, form: FormName | None, size: tuple[int, int] | None, batch: int,
     counting: Counting, as_json: bool,
 ) -> None:  # fmt: skip
-    """Parameters, multiply-adds and activation memory, by op and by scope."""
+    """Parameters, multiply-adds, activation memory, by op and scope."""
     graph = locate(architecture, classes=classes, form=form)
     shape = (batch, _channels(graph), *(size or _usual_size(architecture)))
     counted = cost(graph, shape, counting=counting)
@@ -234,7 +259,7 @@ def optimize_command(
     architecture: str, classes: int | None, form: FormName | None, outputs: tuple[str, ...],
     rules: tuple[str, ...], size: tuple[int, int] | None, nodes: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Which rewrites for inference fire and which not, and why; the cost before and after.
+    """Which rewrites for inference fire and which not, and why. With the cost before and after.
 
     Nothing is written: a graph in inference form is no checkpoint, and is made where it is needed.
     """
@@ -284,7 +309,7 @@ def export_command(
     weights: Path | None, inplace_abn: bool | None, optimized: bool, rules: tuple[str, ...],
     size: tuple[int, int] | None,
 ) -> None:  # fmt: skip
-    """Write a network and its weights as an ONNX model, in float32; needs gsto-spec[onnx]."""
+    """Write a network and its weights as an ONNX model, in float32. It takes the extra gsto-spec[onnx]."""
     if rules and not optimized:
         raise click.UsageError("--rule: expected it with --optimize")
     if file.suffix.lower() != ".onnx":
@@ -327,7 +352,7 @@ def diff_command(
     context: click.Context, a: str, b: str, classes: int | None, forms: tuple[FormName, ...],
     size: tuple[int, int] | None, nodes: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """What differs between two architectures; status 0 where nothing does, 1 where something does."""
+    """What differs between two architectures. Status 0 where nothing does, 1 where something does."""
     if len(forms) > 2:
         raise click.UsageError("--form: expected it once, or twice for A and B, found more")
     of_a, of_b = (forms[0], forms[-1]) if forms else (None, None)
@@ -350,7 +375,7 @@ def diff_command(
 def draw_command(
     architecture: str, output: Path, ops: bool, classes: int | None, form: FormName | None
 ) -> None:
-    """Draw a network as SVG: its resolutions as lanes, its modules, gates and losses."""
+    """Draw a network as SVG. Its resolutions are lanes, with its modules, gates and losses."""
     if str(output) != "-" and output.suffix.lower() != ".svg":
         raise GstoError(f"{output}: expected a name ending in .svg, or - for standard output")
     drawing = draw(locate(architecture, classes=classes, form=form), title=architecture, ops=ops)

@@ -62,7 +62,7 @@ def _front_matter(graph: Graph, card: Card) -> dict[str, Any]:
         "pipeline_tag": task,
         "license": _licence(licence),
         "tags": [LIBRARY, "hrnet", "pose-estimation" if task == _KEYPOINTS else "semantic-segmentation"],
-        "datasets": [benchmark] if isinstance(benchmark, str) else None,
+        "datasets": card.get("datasets", [benchmark] if isinstance(benchmark, str) else None),
         "metrics": [name for name, _ in _numbers(card)],
         "model-index": _index(graph, card, task),
     }

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import click
 
+from gsto_train.interrupts import end_unstopped, settle
 from gsto_train.output import OutputError, give_up, open_closed
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
@@ -23,13 +24,23 @@ def run_command(
     `interrupted` is what is said where it is stopped before it looks out for signals itself.
     """
     open_closed()
+    if arguments is None:
+        end_unstopped()
     # Nobody who reads them can act on what Pillow thinks of the insides of a picture.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         given = None if arguments is None else list(arguments)
         status = command.main(given, name, standalone_mode=False)
     except click.ClickException as error:
-        status = fail(name, error.format_message(), WRONG_INPUT)
+        from gsto_spec.cli import usage_problem
+
+        status = fail(name, usage_problem(error), WRONG_INPUT)
+    except (KeyError, ValueError):
+        from gsto_spec.cli import completion_problem
+
+        if (problem := completion_problem(name)) is None:
+            raise
+        status = fail(name, problem, WRONG_INPUT)
     except (click.Abort, KeyboardInterrupt):
         status = fail(name, f"interrupted; {interrupted}", 128 + signal.SIGINT)
     except OutputError as error:
@@ -37,6 +48,8 @@ def run_command(
     except OSError as error:  # Of --help and --version, which print by themselves.
         give_up()
         status = fail(name, f"{error.filename or 'standard output'}: {error.strerror}", FAILED)
+    if arguments is None:
+        settle(status)
     sys.exit(status)
 
 

@@ -27,6 +27,7 @@ from gsto_spec.pretrained import FILES, save_pretrained
 from gsto_spec.weights import WEIGHTS_FILE, load_directory
 from gsto_train.errors import InputError, nearest_path
 from gsto_train.files import sync_folder, whole_folder, write_synced
+from gsto_train.wording import noun_of
 
 Weights = dict[str, NDArray[Any]]
 
@@ -74,8 +75,10 @@ class Report:
     def __str__(self) -> str:
         lines = [
             f"{self.source} -> {self.target}, graph {self.graph_digest[:12]}",
-            f"{self.tensors:,} tensors of {', '.join(self.dtypes)}: {self.parameters:,} parameters, "
-            f"{self.running_statistics:,} running statistics; read again, bit for bit the same",
+            f"{self.tensors:,} {noun_of(self.tensors, 'tensor')} of {', '.join(self.dtypes)}: "
+            f"{self.parameters:,} {noun_of(self.parameters, 'parameter')}, "
+            f"{self.running_statistics:,} {noun_of(self.running_statistics, 'running statistic')}; "
+            "read again, bit for bit the same",
         ]
         return "\n".join([*lines, *self.notes])
 

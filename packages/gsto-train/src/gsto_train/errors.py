@@ -1,11 +1,11 @@
 """Errors that a person can mend."""
 
-import difflib
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
-from gsto_spec.errors import printable
+from gsto_spec.errors import nearest, printable
+
+__all__ = ["InputError", "is_text", "nearest", "nearest_path"]
 
 
 class InputError(ValueError):
@@ -21,12 +21,6 @@ class InputError(ValueError):
 def is_text(value: str) -> bool:
     """Return whether `value` can be written as UTF-8 and be a path: no lone surrogates, no NUL."""
     return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the valid name closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(name, list(valid), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def nearest_path(path: Path) -> str:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from gsto_spec.backend import Predictor
 from gsto_train.processes import ALONE, Processes
+from gsto_train.wording import counted_units
 
 NOT_FINITE = "not_finite"
 """The number of such samples among a task's scores, which have it only where there are some."""
@@ -53,9 +54,10 @@ def count_not_finite(
     count = int(processes.sum(np.array([len(names)]))[0])
     if total and not processes.any(found_finite):
         told = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        on = f"{'the' if total == 1 else 'all'} {counted_units(total, unit)}"
         raise NotFiniteError(
-            f"nothing that the network predicts is finite, on all {total} {unit} ({told}): its weights have "
-            "diverged, or the precision is too short for them; score it in float32, or train anew with a "
+            f"nothing that the network predicts is finite, on {on} ({told}): its weights have diverged, "
+            " or the precision is too short for them; score it in float32, or train anew with a "
             "smaller train.learning_rate"
         )
     return count
@@ -64,4 +66,4 @@ def count_not_finite(
 def told_of(scores: Mapping[str, Any], unit: str) -> str:
     """Return a clause on how many samples had predictions that are not finite; empty where none had."""
     count = scores.get(NOT_FINITE)
-    return f", but predictions on {count} {unit} are not finite" if count else ""
+    return f", but predictions on {counted_units(count, unit)} are not finite" if count else ""

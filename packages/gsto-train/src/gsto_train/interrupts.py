@@ -1,10 +1,14 @@
 """Ctrl-C and SIGTERM: at once while nothing can be lost, else when the current step is done."""
 
+import atexit
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
@@ -34,7 +38,7 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         try:
             yield self
         finally:
@@ -63,3 +67,22 @@ class Interrupts:
             self._raised = True
             raise Interrupted(number, at_once=True)
         self._announce()
+
+
+def end_unstopped() -> None:
+    """Let no signal stop the process in its very end, which Python does without the handlers set until then.
+
+    To be called before anything else wants to be called at the end: of those, the first is the last.
+    """
+    atexit.register(_set, signal.SIG_IGN)
+
+
+def settle(status: int) -> None:
+    """Let a signal end the process at once, with the exit status that is decided: nothing is left to stop."""
+    _set(lambda number, frame: os._exit(status))
+
+
+def _set(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            signal.signal(number, handler)

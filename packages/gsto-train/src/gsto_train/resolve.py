@@ -142,8 +142,14 @@ def open_split(data: DataSettings, part: Part, *, skip_missing: bool = False) ->
 
 
 def title(name: str) -> str:
-    """Return a short name: a graph file's stem, a module's attribute, or the catalogue name itself."""
-    return Path(name).stem if name.endswith(".json") else name.rpartition(":")[2].rpartition(".")[2]
+    """Return what people are told: a graph file's stem; another name, `mine:network` say, as it was given."""
+    return Path(name).stem if name.endswith(".json") else name
+
+
+def part_of_path(name: str) -> str:
+    """Return what stands for a name in the names of files: its title, `mine-network` for `mine:network`."""
+    module, colon, attribute = title(name).rpartition(":")
+    return f"{module.rpartition('.')[2]}-{attribute}" if colon else attribute
 
 
 def _split(data: DataSettings, part: Part) -> str:
@@ -159,7 +165,8 @@ def _folder(data: DataSettings) -> str:
 def _check_inputs(name: str, graph: Graph) -> None:
     if list(graph.inputs.values()) != [3]:
         found = (
-            ", ".join(f"{each} ({channels} channels)" for each, channels in graph.inputs.items()) or "none"
+            ", ".join(f"{each} ({counted(channels, 'channel')})" for each, channels in graph.inputs.items())
+            or "none"
         )
         raise InputError(f"architecture {name!r}: expected one input of 3 channels, found {found}")
 
@@ -195,6 +202,6 @@ def _check_outputs(name: str, graph: Graph, classes: int) -> None:
         channels = graph.shapes[node][1]
         if channels != classes:
             raise InputError(
-                f"architecture {name!r}: output {output!r} has {channels} channels, expected one for each of "
-                f"the {classes} classes of the data"
+                f"architecture {name!r}: output {output!r} has {counted(channels, 'channel')}, expected one "
+                f"for each of the {counted(classes, 'class', 'classes')} of the data"
             )

@@ -47,6 +47,7 @@ class Rule:
 
 
 def setting(
+    meaning: str,
     default: Any = MISSING,
     *,
     at_least: float | None = None,
@@ -58,9 +59,9 @@ def setting(
     instead_of: str | None = None,
     free: bool = False,
 ) -> Any:
-    """Declare a dataclass field that is a setting, with its `Rule`."""
+    """Declare a dataclass field that is a setting, with its meaning for people and its `Rule`."""
     rule = Rule(at_least, above, at_most, below, only, never, instead_of, free)
-    return field(default=default, metadata={"rule": rule})
+    return field(default=default, metadata={"rule": rule, "meaning": meaning})
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,16 @@ class _Declared:
     type: Any
     default: object
     rule: Rule
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """A setting in words: what it is for, what it expects, and its default; none where it must be given."""
+
+    meaning: str
+    expected: str
+    default: str | None
 
 
 def read(kind: type[T], base: Values, overrides: Values | None = None) -> T:
@@ -123,13 +134,25 @@ def is_free(kind: type, key: str) -> bool:
     return _declared(kind)[key].rule.free
 
 
-def describe(kind: type) -> dict[str, tuple[str, object]]:
-    """Return what each setting expects, in words, and its default; `...` where it has none."""
-    declared = _declared(kind)
+def describe(kind: type) -> dict[str, Description]:
+    """Return each setting in words, by key."""
     return {
-        key: (_describe(each.type, each.rule), ... if each.default is MISSING else each.default)
-        for key, each in declared.items()
+        key: Description(
+            each.meaning,
+            _describe(each.type, each.rule),
+            None if each.default is MISSING else in_words(each.default),
+        )
+        for key, each in _declared(kind).items()
     }
+
+
+def in_words(value: object) -> str:
+    """Return a value as `--set` takes it, numbers to eight digits."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(in_words, value))}]"
+    if isinstance(value, float):
+        return f"{value:.8g}"
+    return "none" if value is None else _show(value)
 
 
 def choices(kind: type, key: str) -> tuple[str, ...]:
@@ -176,8 +199,8 @@ def _declared(kind: type, prefix: str = "") -> dict[str, _Declared]:
         if is_dataclass(hints[each.name]):
             declared.update(_declared(hints[each.name], f"{prefix}{each.name}."))
         else:
-            rule = each.metadata.get("rule", Rule())
-            declared[prefix + each.name] = _Declared(hints[each.name], each.default, rule)
+            rule, meaning = each.metadata.get("rule", Rule()), each.metadata.get("meaning", "")
+            declared[prefix + each.name] = _Declared(hints[each.name], each.default, rule, meaning)
     return declared
 
 
@@ -196,7 +219,7 @@ def _nearest_setting(key: str, declared: Mapping[str, _Declared]) -> str:
     much_like = difflib.get_close_matches(leaf, beside, n=1, cutoff=0.8)
     elsewhere = [name for name in declared if name.rpartition(".")[2] == leaf]
     found = [*(beside[name] for name in much_like), *elsewhere]
-    return f" (did you mean {found[0]!r}?)" if found else nearest(key, declared)
+    return nearest(found[0], found) if found else nearest(key, declared)
 
 
 def _neighbour(key: str, name: str) -> str:

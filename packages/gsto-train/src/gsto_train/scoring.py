@@ -28,7 +28,7 @@ from gsto_train.settings import KEYPOINTS, Settings
 from gsto_train.settings import resolve as resolve_settings
 from gsto_train.submission import RESULTS, check_free, new_folder, submission, write_results
 from gsto_train.task import Task
-from gsto_train.wording import counted
+from gsto_train.wording import counted, counted_units
 
 _SCORES_DEPEND_ON = (
     "data.", "evaluation.", "pose.", "train.device", "train.precision", "train.evaluation_batch",
@@ -250,8 +250,9 @@ def _check_fits(source: Path, graph: Graph, task: Task) -> None:
     channels = graph.shapes[node][1]
     if channels != len(task.labels):
         raise InputError(
-            f"{source}: output {output!r} has {channels} channels, expected one for each of the "
-            f"{len(task.labels)} {task.label_unit} of the data; give the benchmark it was trained for"
+            f"{source}: output {output!r} has {counted(channels, 'channel')}, expected one for each of the "
+            f"{counted_units(len(task.labels), task.label_unit)} of the data; give the benchmark that it was "
+            "trained for"
         )
 
 
@@ -273,7 +274,7 @@ def _scores(
     request: ScoringRequest, task: Task, graph: Graph, predictor: Predictor, report: Report,
     stop: Callable[[], None],
 ) -> dict[str, Any]:  # fmt: skip
-    what = f"scoring {task.validation_count} {task.unit}"
+    what = f"scoring {counted_units(task.validation_count, task.unit)}"
     with report.counting(what, task.validation_count) as count:
 
         def seen(pictures: int) -> None:
@@ -311,4 +312,4 @@ def _submit_poses(
     )
     found = results(poses, test, task.validation.skeleton)
     write_results(folder, found, len(task.labels))
-    return score_poses(poses, task.validation, test), f"{RESULTS} with {len(found)} poses"
+    return score_poses(poses, task.validation, test), f"{RESULTS} with {counted(len(found), 'pose')}"

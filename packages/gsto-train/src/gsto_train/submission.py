@@ -17,6 +17,7 @@ from PIL import Image
 from gsto_train.data.cityscapes import CLASSES, label_ids
 from gsto_train.errors import InputError
 from gsto_train.files import whole_folder, write_synced
+from gsto_train.wording import counted
 
 _PICTURE = re.compile(r"([^_]+_\d{6}_\d{6})_leftImg8bit\.\w+")
 _SUFFIX = "_pred_labelIds.png"
@@ -59,7 +60,7 @@ class Submission:
         found = sorted(path.name for path in self._folder.iterdir())
         if found != sorted(self._written):
             odd = sorted(set(found) ^ set(self._written))
-            raise SubmissionError(f"{odd[0]}: expected exactly the {len(self)} files that were written")
+            raise SubmissionError(f"{odd[0]}: expected exactly the {counted(len(self), 'file')} written")
         for file_name, (shape, digest) in self._written.items():
             _check_picture(self._folder / file_name, shape, digest)
 

@@ -1,5 +1,6 @@
 """Whether a saved model is still what it was saved as: its digests, and its answer on a fixed picture."""
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,21 +9,34 @@ from typing import Any
 from gsto_spec import golden
 from gsto_spec.backend import Backend, backends
 from gsto_spec.errors import GstoError
-from gsto_spec.pretrained import GOLDEN_FILE, Inspected, inspect_directory
+from gsto_spec.model_card import config
+from gsto_spec.pretrained import CONFIG_FILE, GOLDEN_FILE, Inspected, inspect_directory
+from gsto_spec.weights import CARD_FILE, GRAPH_FILE, read_card
 from gsto_train import convert, resolve
 from gsto_train.errors import InputError, nearest_path
 from gsto_train.run import runfolder
+from gsto_train.wording import counted, noun_of
 
 _PRECISIONS = tuple(golden.ROUNDING)
 _SHOWN = 5
-"""Problems that are told by name in a line."""
+"""Problems that are told by name."""
+_LONGEST = 80
+"""Characters of a value that is told."""
 
 
 class VerificationError(Exception):
-    """A saved model that is not, or does not answer, what is recorded; `result` is what --json prints."""
+    """A saved model that is not, or does not answer, what is recorded.
 
-    def __init__(self, message: str, result: Mapping[str, Any]) -> None:
-        super().__init__(message)
+    `result` is what --json prints, `lines` say what is wrong, one each.
+    """
+
+    def __init__(self, result: Mapping[str, Any]) -> None:
+        problems = result["problems"]
+        more = [f"and {len(problems) - _SHOWN:,} more; --json has them all"][: len(problems) > _SHOWN]
+        self.lines = [
+            f"{result['model']}: not as it was saved: {each}" for each in (*problems[:_SHOWN], *more)
+        ]
+        super().__init__("; ".join(self.lines))
         self.result = result
 
 
@@ -40,7 +54,12 @@ def verify(source: Path, *, backend: str | None, device: str | None, precision: 
         raise InputError(f"--precision {exact}: a golden answer is held to in {' or '.join(_PRECISIONS)}")
     resolve.check_choices(chosen, exact, device or "auto")
     answers = _compare(folder, saved, chosen, device or "auto", exact)
-    problems = [*saved.problems, *(_told(answer) for answer in answers if not answer.agrees)]
+    problems = [
+        *saved.problems,
+        *_misfits(saved),
+        *_misconfigured(folder, saved),
+        *(_told(answer) for answer in answers if not answer.agrees),
+    ]
     result = {
         "model": str(source),
         "verified": not problems,
@@ -52,15 +71,16 @@ def verify(source: Path, *, backend: str | None, device: str | None, precision: 
         "outputs": {answer.output: _as_json(answer) for answer in answers},
     }
     if problems:
-        raise VerificationError(f"{source}: not as it was saved: {_listed(problems)}", result)
+        raise VerificationError(result)
     return result
 
 
 def summary(result: Mapping[str, Any]) -> str:
     """Return in a line what was verified."""
     nearest = max((each["distance"] / each["bound"] for each in result["outputs"].values()), default=0.0)
+    tensors = f"{result['tensors']:,} {noun_of(result['tensors'], 'tensor')}"
     return (
-        f"{result['model']}: verified: {result['tensors']:,} tensors and graph {result['graph_digest'][:12]} "
+        f"{result['model']}: verified: {tensors} and graph {result['graph_digest'][:12]} "
         f"are those recorded, and {result['backend']} in {result['precision']} gives the recorded answer "
         f"(off by {nearest:.2g} of what rounding may do)"
     )
@@ -114,6 +134,35 @@ def _told(answer: golden.Compared) -> str:
     )
 
 
-def _listed(problems: list[str]) -> str:
-    more = f"; and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
-    return "; ".join(problems[:_SHOWN]) + more
+def _misfits(saved: Inspected) -> list[str]:
+    """Return what the card says of classes that the network has not."""
+    output, node = next(iter(saved.graph.outputs.items()))
+    channels = saved.graph.shapes[node][1]
+    return [
+        f"{CARD_FILE}: {key}: expected one for each of the {counted(channels, 'channel')} of output "
+        f"{output}, found {len(found)}"
+        for key in ("classes", "palette")
+        if isinstance(found := saved.card.get(key), list) and found and len(found) != channels
+    ]
+
+
+def _misconfigured(folder: Path, saved: Inspected) -> list[str]:
+    """Return where config.json is not what graph and card make of it."""
+    try:
+        told = read_card(folder / CONFIG_FILE)
+    except GstoError as error:
+        return [str(error)]
+    except OSError as error:
+        return [f"{CONFIG_FILE}: {error.strerror}"]
+    wanted = json.loads(json.dumps(config(saved.graph, saved.card)))
+    return [
+        f"{CONFIG_FILE}: {key}: expected {_short(value)}, as {GRAPH_FILE} and {CARD_FILE} have it, found "
+        f"{_short(told.get(key))}"
+        for key, value in wanted.items()
+        if told.get(key) != value
+    ]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

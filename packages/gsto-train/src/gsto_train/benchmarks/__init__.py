@@ -8,52 +8,66 @@ from importlib.resources import files
 from pathlib import Path
 
 from gsto_train.errors import InputError, nearest, nearest_path
-from gsto_train.schema import Values, flatten, read, setting
-from gsto_train.settings import FROM_FILES, resolve
+from gsto_train.schema import Values, flatten, is_free, read, setting, values_in_use
+from gsto_train.settings import FROM_FILES, Settings, resolve
+from gsto_train.wording import noun_of
 
 DEFAULT = "scenes"
 
 VARIABLE = "GSTO_DATA_"
 """What the environment variables begin with that name folders of data."""
 
+PLACES = ("data.folder", "architecture.initialize_from")
+"""Settings that name places on the machine of whoever trains."""
+
+_MATTERING = ("train.keep", "train.not_finite")
+"""Settings that may change when a run resumes, but not without changing its result."""
+
 
 @dataclass(frozen=True)
 class Record:
-    """What a benchmark reproduces; scores are fractions, and none where nothing was published or measured.
+    """What a benchmark reproduces; scores are fractions, and none where nothing was published or measured."""
 
-    source: where the recipe and the scores come from; command: what gives them, as typed. conditions: what
-    the scores hold for: pictures, test procedure, initialisation, seed. hardware, hours: what training took;
-    none where it is not known.
-    """
+    source: str = setting("where the recipe and the scores come from")
+    command: str = setting("what gives them, as typed")
+    mean_iou: float | None = setting("mean IoU", None, at_least=0, at_most=1)
+    pixel_accuracy: float | None = setting("pixel accuracy", None, at_least=0, at_most=1)
+    mean_accuracy: float | None = setting("mean accuracy", None, at_least=0, at_most=1)
+    average_precision: float | None = setting("AP", None, at_least=0, at_most=1)
+    correct_keypoints: float | None = setting("PCK", None, at_least=0, at_most=1)
+    data_set: str | None = setting("public name of the data; none where that is their kind, or none", None)
+    conditions: str | None = setting(
+        "what the scores hold for: pictures, test procedure, initialisation, seed", None
+    )
+    hardware: str | None = setting("what training ran on", None)
+    hours: float | None = setting("what training took; none where it is not known", None, above=0)
 
-    source: str
-    command: str
-    mean_iou: float | None = setting(None, at_least=0, at_most=1)
-    pixel_accuracy: float | None = setting(None, at_least=0, at_most=1)
-    mean_accuracy: float | None = setting(None, at_least=0, at_most=1)
-    average_precision: float | None = setting(None, at_least=0, at_most=1)
-    correct_keypoints: float | None = setting(None, at_least=0, at_most=1)
-    conditions: str | None = None
-    hardware: str | None = None
-    hours: float | None = setting(None, above=0)
-
-    def __str__(self) -> str:
-        """The scores in words, with what they hold for."""
+    @property
+    def scores(self) -> str:
+        """The scores in words."""
         told = {
             "mean IoU": self.mean_iou, "pixel accuracy": self.pixel_accuracy,
             "mean accuracy": self.mean_accuracy, "AP": self.average_precision,
             "PCK": self.correct_keypoints,
         }  # fmt: skip
         scores = ", ".join(f"{name} {value:.4g}" for name, value in told.items() if value is not None)
+        return scores or "no score recorded"
+
+    @property
+    def holds_for(self) -> str:
+        """What the scores hold for, and what training took; may be empty."""
         took = ", ".join(filter(None, (self.hardware, _took(self.hours))))
-        holds = "; ".join(filter(None, (self.conditions, took)))
-        return (scores or "no score recorded") + (f" ({holds})" if holds else "")
+        return "; ".join(filter(None, (self.conditions, took)))
+
+    def __str__(self) -> str:
+        """The scores in words, with what they hold for."""
+        return self.scores + (f" ({self.holds_for})" if self.holds_for else "")
 
 
 def _took(hours: float | None) -> str | None:
     if hours is None:
         return None
-    return f"{60 * hours:.2g} minutes" if hours < 1 else f"{hours:g} hours"
+    return f"{60 * hours:.2g} minutes" if hours < 1 else f"{hours:g} {noun_of(int(hours), 'hour')}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,16 @@ def load(name: str) -> Benchmark:
         return Benchmark(Path(name).stem, values, read(Record, record))
     except InputError as error:
         raise InputError(f"benchmark {name}: {error}") from None
+
+
+def changed(benchmark: Benchmark, settings: Settings) -> dict[str, object]:
+    """Return the settings in use, but paths, that a result depends on and that are not the benchmark's."""
+    own = values_in_use(resolve(benchmark.values))
+    return {
+        key: value
+        for key, value in values_in_use(settings).items()
+        if own.get(key) != value and key not in PLACES and (key in _MATTERING or not is_free(Settings, key))
+    }
 
 
 def data_variables(name: str) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def command() -> None:
 def check(
     benchmark: str, data: str | None, assignments: tuple[str, ...], threads: int | None, as_json: bool
 ) -> int:
-    """Read every picture and label of a benchmark, and say what is missing, broken or odd.
+    """Read every picture and label of a benchmark. Says what is missing, broken or odd.
 
     Ends with 0 where nothing is missing or broken, 1 where something is, 2 where the question is wrong.
     """

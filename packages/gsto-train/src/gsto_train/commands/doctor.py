@@ -66,10 +66,13 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _machine(machine: Mapping[str, Any]) -> Iterator[str]:
     from gsto_train.run.memory import gibibytes
+    from gsto_train.wording import counted
 
     threads = [f"{name}={value}" for name, value in machine["thread_variables"].items()]
     free, disk = machine["memory_bytes"]["free"], machine["disk_bytes"]
-    yield "machine: " + ", ".join([machine["platform"], f"{machine['processors']} processors", *threads])
+    yield "machine: " + ", ".join(
+        [machine["platform"], counted(machine["processors"], "processor"), *threads]
+    )
     memory = "unknown" if free is None else gibibytes(free)
     yield f"free: memory {memory}, disk {gibibytes(disk['free'])} of {gibibytes(disk['total'])} here"
 

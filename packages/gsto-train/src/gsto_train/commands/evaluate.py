@@ -99,7 +99,9 @@ def _verify(
             if as_json:
                 with standard_output():
                     click.echo(json.dumps(error.result, indent=1))
-            return fail(NAME, str(error), FAILED)
+            for line in error.lines:
+                fail(NAME, line, FAILED)
+            return FAILED
         with standard_output():
             click.echo(json.dumps(result, indent=1) if as_json else summary(result))
         return DONE

@@ -270,6 +270,7 @@ def _baseline(given: Options, network: "Network", report: "Report") -> "Network 
     from gsto_train import benchmarks
     from gsto_train.data.classes import class_names
     from gsto_train.errors import InputError
+    from gsto_train.wording import counted
 
     if given.baseline is None:
         return None
@@ -284,8 +285,9 @@ def _baseline(given: Options, network: "Network", report: "Report") -> "Network 
     unnamed = class_names(len(network.labels))  # A file of tensors has no names.
     if len(found.labels) != len(network.labels) or len({found.labels, network.labels, unnamed}) > 2:
         raise InputError(
-            f"--baseline {given.baseline}: expected a network of the same {len(network.labels)} labels as "
-            f"--model, found {len(found.labels)} others; give one that was trained on the same data"
+            f"--baseline {given.baseline}: expected a network of the same "
+            f"{counted(len(network.labels), 'label')} as --model, found {counted(len(found.labels), 'other')}"
+            "; give one that was trained on the same data"
         )
     return replace(found, labels=network.labels, palette=network.palette)
 

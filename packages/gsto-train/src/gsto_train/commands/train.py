@@ -57,7 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     help="Print result.json on standard output, all else on standard error.",
 )
 @click.option(
-    "--list", "listing", is_flag=True, help="List benchmarks, architectures, installed backends and settings."
+    "--list",
+    "listing",
+    is_flag=True,
+    help="List benchmarks with their scores, architectures, installed backends and settings; with "
+    "--benchmark that one and its settings.",
 )
 @click.version_option(package_name="gsto-train", message="%(prog)s %(version)s")
 def command(
@@ -76,13 +80,11 @@ def command(
 ) -> int:
     """Train a network, score it, and leave a run folder.
 
-    `gsto-train --backend torch` alone trains a small GSTO-HRNet on generated scenes, in minutes.
+    `gsto-train --backend torch` alone trains a small GSTO-HRNet on generated scenes, in minutes;
+    `gsto-train --list` shows what else there is.
     """
     if listing:
-        from gsto_train.commands.listing import show
-
-        show(as_json=as_json)
-        return DONE
+        return _list(benchmark, as_json)
     if backend is None:
         raise click.UsageError("--backend is missing: give torch, jax, or another that --list shows")
     shortcuts = {
@@ -163,6 +165,17 @@ def _train(
     return DONE
 
 
+def _list(benchmark: str | None, as_json: bool) -> int:
+    from gsto_train.commands.listing import show
+    from gsto_train.errors import InputError
+
+    try:
+        show(benchmark=benchmark, as_json=as_json)
+    except InputError as error:
+        return fail(NAME, str(error), WRONG_INPUT)
+    return DONE
+
+
 def _dry_run(request: "Request", as_json: bool) -> int:
     from gsto_train.report import Report
     from gsto_train.run.dry_run import dry_run
@@ -179,6 +192,7 @@ def _dry_run(request: "Request", as_json: bool) -> int:
 
 def _report_on(job: "Job", report: "Report") -> int:
     """Leave report.html and return the exit status; the run is complete whatever becomes of its report."""
+    from gsto_train.files import told
     from gsto_train.interrupts import Interrupted
     from gsto_train.look.reporting import REPORT, SAMPLES, write_report
 
@@ -190,7 +204,10 @@ def _report_on(job: "Job", report: "Report") -> int:
         write_report([folder], folder / REPORT, report, samples=samples, backend=job.backend_name)
     except Interrupted as interrupted:
         return fail(NAME, f"interrupted; {later}", interrupted.status)
-    except Exception as error:  # A full disk, memory that is gone, a backend's own.
+    except OSError as error:
+        report.note(f"warning: no {REPORT}: {told(error)}; mend that (is the disk full?): {later}")
+        return DONE
+    except Exception as error:  # Memory that is gone, a backend's own.
         report.note(f"warning: no {REPORT}: {' '.join(str(error).split()) or type(error).__name__}; {later}")
         return DONE
     report.say(f"the report is {folder / REPORT}")

@@ -10,6 +10,7 @@ from gsto_train.data.palette import default_palette
 from gsto_train.data.samples import IGNORE_LABEL, MAX_CLASSES, Palette
 from gsto_train.errors import InputError, is_text, nearest, nearest_path
 from gsto_train.files import read_text
+from gsto_train.wording import counted
 
 CLASSES_FILE = "classes.json"
 
@@ -130,7 +131,8 @@ def _names(path: Path, table: Mapping[str, Any]) -> tuple[str, ...]:
     if not _is_integer(names) and not _is_list_of(names, str):
         raise InputError(f'{path}: expected "classes", a list of names, or "num_classes", found {names!r}')
     if isinstance(names, list) and number is not None and not (_is_integer(number) and number == len(names)):
-        raise InputError(f'{path}: "num_classes" is {number}, but "classes" has {len(names)} names; mend one')
+        told = counted(len(names), "name")
+        raise InputError(f'{path}: "num_classes" is {number}, but "classes" has {told}; mend one')
     try:
         return class_names(names)
     except InputError as error:
@@ -152,11 +154,12 @@ def _palette(path: Path, table: Mapping[str, Any], classes: int) -> Palette:
     colours = table.get("palette")
     if colours is None:
         return default_palette(classes)
+    told = counted(classes, "colour")
     if not _is_list_of(colours, list) or not all(map(_is_colour, colours)) or len(colours) < classes:
-        raise InputError(f'{path}: expected "palette" to hold {classes} colours [R, G, B], each 0..255')
+        raise InputError(f'{path}: expected "palette" to hold {told} [R, G, B], each 0..255')
     if len(colours) not in (classes, classes + 1, _COLOURS_OF_PNG):
         raise InputError(
-            f'{path}: expected "palette" to hold {classes} colours, one per class, and perhaps one of '
+            f'{path}: expected "palette" to hold {told}, one per class, and perhaps one of '
             f"what is ignored, found {len(colours)}; leave out the others"
         )
     return tuple((red, green, blue) for red, green, blue in colours[:classes])

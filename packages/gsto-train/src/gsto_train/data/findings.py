@@ -6,6 +6,7 @@ from typing import Literal
 
 from gsto_spec.errors import printable
 from gsto_train.errors import InputError
+from gsto_train.wording import counted
 
 _SHOWN = 3
 
@@ -38,6 +39,6 @@ def error_of(findings: Sequence[Finding], total: int) -> InputError:
     first = "; ".join(finding.text.partition("; ")[0] for finding in findings[:_SHOWN])
     more = "; ..." if len(findings) > _SHOWN else ""
     return InputError(
-        f"{len(findings)} files of {total} pictures are missing: {first}{more}; complete the folder, or "
-        "leave these out with --set data.skip_unreadable=true"
+        f"{len(findings)} files of {counted(total, 'picture')} are missing: {first}{more}; complete the "
+        "folder, or leave these out with --set data.skip_unreadable=true"
     )

@@ -20,6 +20,7 @@ from gsto_train.data.palette import default_palette
 from gsto_train.data.pictures import read_label
 from gsto_train.data.samples import Palette
 from gsto_train.errors import InputError
+from gsto_train.wording import counted
 
 _SHOWN = 3
 
@@ -88,5 +89,6 @@ def _read_list(root: Path, path: Path, skip_missing: bool) -> Listing:
 def _missing(root: Path, path: Path, missing: Sequence[tuple[int, str]], total: int) -> str:
     first = ", ".join(f"{name} (line {number})" for number, name in missing[:_SHOWN])
     more = ", ..." if len(missing) > _SHOWN else ""
-    found = f"{len(missing)} of {total} files are not under {root}: {first}{more}"
+    are = "is" if len(missing) == 1 else "are"
+    found = f"{len(missing)} of {counted(total, 'file')} {are} not under {root}: {first}{more}"
     return f"{path}: {found}; mend the list or the folder"

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from gsto_train.data.findings import Finding
 from gsto_train.data.samples import Dataset, Palette, Sample
 from gsto_train.errors import InputError
+from gsto_train.wording import counted
 
 
 class Subset:
@@ -44,7 +45,7 @@ def readable(dataset: Dataset, *, threads: int) -> tuple[Subset, tuple[Finding, 
     kept = [index for index, error in enumerate(errors) if error is None]
     broken = tuple(Finding("broken", error) for error in errors if error is not None)
     if not kept:
-        raise InputError(f"none of {len(dataset)} pictures reads: {broken[0].text}")
+        raise InputError(f"none of {counted(len(dataset), 'picture')} reads: {broken[0].text}")
     return Subset(dataset, kept, len(broken)), broken
 
 

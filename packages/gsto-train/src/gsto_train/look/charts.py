@@ -8,6 +8,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from gsto_train.wording import noun_of
+
 SERIES = 6
 """Colours that the page's style has for series; they differ in dashes too."""
 
@@ -142,7 +144,7 @@ def _legend(number: int, name: str) -> str:
 
 def _cell(x: int, y: int, truth: str, found: str, count: int, total: int) -> str:
     share = count / total
-    told = escape(f"{truth} taken for {found}: {share:.1%} of it ({count:,} pixels)")
+    told = escape(f"{truth} taken for {found}: {share:.1%} of it ({count:,} {noun_of(count, 'pixel')})")
     style = "middle on" if share > 0.5 else "middle"
     number = f'<text x="{x + 13}" y="{y + 17}" class="{style}">{100 * share:.0f}</text>'
     return (

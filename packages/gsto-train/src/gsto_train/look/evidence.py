@@ -1,6 +1,7 @@
 """What a report shows of a network at work: samples, a confusion matrix, and gates."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,8 @@ from gsto_train.look.network import Network
 from gsto_train.look.observing import Observer
 from gsto_train.look.predicting import Looker, Prediction, looker
 from gsto_train.metrics import ConfusionMatrix
+from gsto_train.metrics.keypoints import PercentageOfCorrectKeypoints
+from gsto_train.pose.evaluation import PCK_THRESHOLD
 from gsto_train.report import Report
 from gsto_train.wording import counted
 
@@ -27,12 +30,16 @@ _WIDEST = 640
 
 @dataclass(frozen=True)
 class Shot:
-    """A validation picture: as it is, with the truth and with what was found; files of images."""
+    """A validation picture: as it is, with the truth and with what was found; files of images.
+
+    `score` says in words how well truth and what was found agree; empty where there is no truth.
+    """
 
     title: str
     picture: bytes
     truth: bytes | None
     found: bytes
+    score: str
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,8 @@ def gather(network: Network, report: Report, *, samples: int, pictures: int) -> 
                 continue
             finally:
                 count.advance(1)
-            if confusion is not None and seen.truth is not None:
-                assert seen.truth.classes is not None and found.classes is not None
-                confusion.update(seen.truth.classes, found.classes)
+            if confusion is not None and (own := _confusion(network, seen, found)):
+                confusion.merge(own)
             if number in shown:
                 shots.append(_shot(each.title, network, looks, seen, found))
                 first = first or seen
@@ -94,7 +100,28 @@ def gather(network: Network, report: Report, *, samples: int, pictures: int) -> 
 
 def _shot(title: str, network: Network, looks: Looker, seen: Seen, found: Prediction) -> Shot:
     truth = None if seen.truth is None else _drawn(network, looks, seen, seen.truth)
-    return Shot(title, _jpeg(seen.picture), truth, _drawn(network, looks, seen, found))
+    drawn = _drawn(network, looks, seen, found)
+    return Shot(title, _jpeg(seen.picture), truth, drawn, _agreement(network, seen, found))
+
+
+def _agreement(network: Network, seen: Seen, found: Prediction) -> str:
+    if confusion := _confusion(network, seen, found):
+        accuracy = confusion.scores().pixel_accuracy
+        return "" if math.isnan(accuracy) else f"pixel accuracy {accuracy:.3f}"
+    if seen.truth is None or seen.truth.in_boxes is None or found.in_boxes is None or not seen.boxes:
+        return ""
+    count = PercentageOfCorrectKeypoints(len(network.labels), PCK_THRESHOLD)
+    count.update(seen.truth.in_boxes, found.in_boxes[..., :2], np.stack(seen.boxes))
+    share = count.value()
+    return "" if share is None else f"PCK {share:.3f}"
+
+
+def _confusion(network: Network, seen: Seen, found: Prediction) -> ConfusionMatrix | None:
+    if seen.truth is None or seen.truth.classes is None or found.classes is None:
+        return None
+    confusion = ConfusionMatrix(len(network.labels))
+    confusion.update(seen.truth.classes, found.classes)
+    return confusion
 
 
 def _drawn(network: Network, looks: Looker, seen: Seen, found: Prediction) -> bytes:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from gsto_spec.errors import printable
-from gsto_train import resolve
 from gsto_train.data.loader import in_order
 from gsto_train.errors import InputError
 from gsto_train.files import replace, write_json
@@ -20,7 +19,7 @@ from gsto_train.look.network import Network
 from gsto_train.look.predicting import Looker, Prediction, told
 from gsto_train.look.sources import SUMMARY
 from gsto_train.report import Report
-from gsto_train.wording import counted
+from gsto_train.wording import counted, counted_units
 
 LEGEND, POSES = "legend.svg", "keypoints.json"
 
@@ -171,5 +170,5 @@ def default_output() -> Path:
 
 def title(network: Network) -> str:
     """Return what is predicted with, in words."""
-    kind = "joints" if network.poses else "classes"
-    return f"{resolve.title(network.title)}, {len(network.labels)} {kind}, on {network.backend.name}"
+    labels = counted_units(len(network.labels), "joints" if network.poses else "classes")
+    return f"{network.title}, {labels}, on {network.backend.name}"

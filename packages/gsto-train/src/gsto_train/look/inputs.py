@@ -120,5 +120,6 @@ def _persons(dataset: KeypointDataset, persons: Sequence[Person]) -> Seen:
     truth = Prediction(
         poses=np.array([[*person.joints] for person in labelled]).reshape(-1, joints, 3),
         scores=np.ones(len(labelled)),
+        in_boxes=np.array([person.joints for person in persons]),
     )
     return Seen(dataset.image(persons[0]), boxes, truth)

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -204,12 +205,14 @@ def _sample_row(title: str, seen: Sequence[tuple[str, Evidence]]) -> str:
     shots: list[tuple[str, Shot]] = [
         (name, shot) for name, each in seen for shot in each.shots if shot.title == title
     ]
-    tiles = [("picture", shots[0][1].picture, "jpeg")]
+    tiles = [("picture", shots[0][1].picture)]
     if shots[0][1].truth is not None:
-        tiles.append(("truth", shots[0][1].truth, ""))
-    found = [("prediction" if len(seen) == 1 else name, shot.found, "") for name, shot in shots]
-    cells = "".join(_image(name, data) for name, data, _ in (*tiles, *found))
-    columns = f"grid-template-columns: repeat({len(tiles) + len(found)}, minmax(0, 1fr))"
+        tiles.append(("truth", shots[0][1].truth))
+    for name, shot in shots:
+        caption = "prediction" if len(seen) == 1 else name
+        tiles.append((f"{caption}, {shot.score}" if shot.score else caption, shot.found))
+    cells = "".join(starmap(_image, tiles))
+    columns = f"grid-template-columns: repeat({len(tiles)}, minmax(0, 1fr))"
     return f'<h3>{escape(title)}</h3><div class="shots" style="{columns}">{cells}</div>'
 
 

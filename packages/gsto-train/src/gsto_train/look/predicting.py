@@ -26,11 +26,15 @@ Boxes = Sequence[NDArray[np.float64]] | None
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What was found in a picture: `classes` (H, W), or `poses` (P, K, 3: x, y, score) and their `scores`."""
+    """What was found in a picture: `classes` (H, W), or `poses` (P, K, 3: x, y, score) and their `scores`.
+
+    `in_boxes` (B, K, 3) has a pose for every box, those that are too like a better one among them.
+    """
 
     classes: NDArray[np.uint8] | None = None
     poses: NDArray[np.float64] | None = None
     scores: NDArray[np.float64] | None = None
+    in_boxes: NDArray[np.float64] | None = None
 
 
 class Looker(Protocol):
@@ -101,12 +105,17 @@ class _Poses:
     def predict(self, picture: Picture, boxes: Boxes = None) -> Prediction:
         one = self._one(picture, boxes)
         if not one.persons:
-            return Prediction(poses=np.zeros((0, len(self._network.labels), 3)), scores=np.zeros(0))
+            none = np.zeros((0, len(self._network.labels), 3))
+            return Prediction(poses=none, scores=np.zeros(0), in_boxes=none)
         batch = self._network.settings.train.evaluation_batch
         poses = predict_poses(self._predictor, one, self._test, batch=batch, threads=1)
         kept = results(poses, self._test, self._skeleton)
         joints = [np.reshape(each["keypoints"], (-1, 3)) for each in kept]
-        return Prediction(poses=np.stack(joints), scores=np.array([each["score"] for each in kept]))
+        return Prediction(
+            poses=np.stack(joints),
+            scores=np.array([each["score"] for each in kept]),
+            in_boxes=np.stack([np.column_stack([pose.joints, pose.scores]) for pose in poses]),
+        )
 
     def pass_through(self, predictor: Predictor, picture: Picture, boxes: Boxes = None) -> None:
         one, once = self._one(picture, boxes), replace(self._test, flip=False)

@@ -16,6 +16,7 @@ from gsto_train.errors import InputError, nearest_path
 from gsto_train.run import runfolder
 from gsto_train.run.runfolder import RunFolder
 from gsto_train.settings import resolve as resolve_settings
+from gsto_train.wording import counted
 
 Lines = Sequence[Mapping[str, Any]]
 
@@ -142,7 +143,7 @@ def _lines(folder: RunFolder, name: str, ended: bool, damage: list[str]) -> Line
     under_way = not ended and bool(written) and not written[-1].endswith("\n")
     broken = len(written) - len(found)
     if broken > under_way:
-        damage.append(f"{printable(path)}: {broken} of {len(written)} lines do not read")
+        damage.append(f"{printable(path)}: {broken} of {counted(len(written), 'line')} cannot be read")
     return found
 
 

@@ -45,7 +45,11 @@ def write_report(
         if isinstance(evidence, str) and (damage := _damaged_network(request, evidence)):
             record = dataclasses.replace(record, damage=(*record.damage, damage))
         entries.append((record, evidence))
-    replace(target, page(entries).encode("utf-8", "backslashreplace"))
+    content = page(entries).encode("utf-8", "backslashreplace")
+    try:
+        replace(target, content)
+    except OSError as error:  # Of the file that is to become the report.
+        raise OSError(error.errno, error.strerror, str(target)) from error
     return [record for record, _ in entries]
 
 

@@ -99,9 +99,9 @@ class PercentageOfCorrectKeypoints:
     def update(
         self, truth: NDArray[np.float64], predicted: NDArray[np.float64], boxes: NDArray[np.float64]
     ) -> None:
-        """Count joints: truth (N, K, 3) with visibility, predicted (N, K, 2), boxes (N, 4) as x, y, w, h."""
+        """Count joints: truth (N, K, 3) with visibility, predicted (N, K, 2), boxes (N, 4..): x, y, w, h."""
         distance = np.linalg.norm(predicted - truth[..., :2], axis=-1)
-        near = distance <= self.threshold * boxes[:, 2:].max(axis=1)[:, None]
+        near = distance <= self.threshold * boxes[:, 2:4].max(axis=1)[:, None]
         labelled = truth[..., 2] > 0
         self.labelled += labelled.sum(axis=0)
         self.correct += (labelled & near).sum(axis=0)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gsto_train.errors import InputError
+from gsto_train.wording import counted
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -60,7 +61,7 @@ class Skeleton:
         _check("upper_joints", upper, len(names))
         if sigmas is not None and len(sigmas) != len(names):
             raise InputError(
-                f"setting 'pose.oks_sigmas': expected {len(names)} numbers, one per joint, "
+                f"setting 'pose.oks_sigmas': expected {counted(len(names), 'number')}, one per joint, "
                 f"found {len(sigmas)}"
             )
         return cls(names, pairs, upper, sigmas)

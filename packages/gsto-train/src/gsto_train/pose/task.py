@@ -22,6 +22,7 @@ from gsto_train.processes import ALONE, Processes
 from gsto_train.report import CountReport, Report, Scores
 from gsto_train.settings import PARTS, Part, Settings
 from gsto_train.task import OnConfusion
+from gsto_train.wording import counted
 
 BASELINE = "mean pose"
 
@@ -129,8 +130,8 @@ class Keypoints:
         weights = self.settings.loss.joint_weights
         if weights is not None and len(weights) != len(self.labels):
             raise InputError(
-                f"setting 'loss.joint_weights': expected {len(self.labels)} numbers, one per joint, "
-                f"found {len(weights)}"
+                f"setting 'loss.joint_weights': expected {counted(len(self.labels), 'number')}, one per "
+                f"joint, found {len(weights)}"
             )
         self.codec(graph)
 
@@ -160,8 +161,9 @@ class Keypoints:
     def baselines(self, graph: Graph, report: Report) -> dict[str, Any]:
         """Score the mean pose of training; reads every picture in a file."""
         for dataset in (self.training, self.validation):
-            for finding in _findings(dataset)[:1]:
-                report.note(f"left out {len(_findings(dataset))} bad entries, the first: {finding}")
+            if findings := _findings(dataset):
+                bad = counted(len(findings), "bad entry", "bad entries")
+                report.note(f"left out {bad}, the first: {findings[0]}")
         files = [data for data in (self.training, self.validation) if isinstance(data, CocoKeypoints)]
         total = sum(len({person.picture for person in each.persons}) for each in files)
         with report.counting("reading every picture", total) as count:

@@ -20,14 +20,8 @@ from gsto_train.settings import resolve as resolve_settings
 FOLDER = Path(str(files("gsto_train.benchmarks"))) / "results"
 """Where results are filed unless another folder is given."""
 
-_PLACES = ("data.folder", "architecture.initialize_from")
-"""Settings that are paths on one machine: only the last part of one is kept."""
-
-_APART = ("architecture.name", "train.seed", *_PLACES)
+_APART = ("architecture.name", "train.seed")
 """Settings that a filed run tells by fields of their own."""
-
-_MATTERING = ("train.keep", "train.not_finite")
-"""Settings that may change when a run resumes, but not without changing its result."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,9 @@ class FiledRun:
     def file_name(self) -> str:
         """What its file is called."""
         place = f"on-{self.data}" if self.is_scoring else f"seed{self.seed}"
-        return "-".join((self.benchmark, resolve.title(self.architecture), self.backend, place)) + ".json"
+        return (
+            "-".join((self.benchmark, resolve.part_of_path(self.architecture), self.backend, place)) + ".json"
+        )
 
 
 def of_folder(path: Path) -> FiledRun:
@@ -149,17 +145,9 @@ def path_name(path: str | None) -> str | None:
 
 def _changed(benchmark: str, settings: Settings) -> dict[str, object]:
     """Return the settings that are not the benchmark's and that a result depends on."""
-    own = schema.values_in_use(resolve_settings(benchmarks.load(benchmark).values))
-    changed = {
-        key: value
-        for key, value in schema.values_in_use(settings).items()
-        if own.get(key) != value and key not in _APART and _matters(key)
-    }
-    return dict(json.loads(json.dumps(changed)))  # As a file has it.
-
-
-def _matters(key: str) -> bool:
-    return key in _MATTERING or not schema.is_free(Settings, key)
+    changed = benchmarks.changed(benchmarks.load(benchmark), settings)
+    told = {key: value for key, value in changed.items() if key not in _APART}
+    return dict(json.loads(json.dumps(told)))  # As a file has it.
 
 
 def _command(

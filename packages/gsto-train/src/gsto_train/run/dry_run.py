@@ -10,8 +10,9 @@ from gsto_train.report import Report
 from gsto_train.run import checkpoint
 from gsto_train.run.initialization import initial_weights
 from gsto_train.run.job import Job
-from gsto_train.run.memory import needed, tell_estimate
-from gsto_train.run.result import title
+from gsto_train.run.memory import Needed, tell_estimate
+from gsto_train.run.result import identity, title
+from gsto_train.wording import counted, counted_units, noun_of
 
 
 def dry_run(job: Job, report: Report) -> dict[str, Any]:
@@ -25,23 +26,18 @@ def dry_run(job: Job, report: Report) -> dict[str, Any]:
     if step == 0:
         initial_weights(job.settings, job.graph)
     report.note(title(job))
-    tell_estimate(job, report)
+    memory = tell_estimate(job, report)
     _read_first_batch(job, step)
-    told = describe(job, step)
+    told = _described(job, step, memory)
     for line in _lines(job, told):
         report.say(line)
     return told
 
 
-def describe(job: Job, step: int) -> dict[str, Any]:
-    """Return what a run from `step` on would do, ready for JSON."""
-    train, memory = job.settings.train, needed(job)
+def _described(job: Job, step: int, memory: Needed | None) -> dict[str, Any]:
+    train = job.settings.train
     return {
-        "backend": job.backend.name,
-        "architecture": job.settings.architecture.name,
-        "benchmark": job.plan.benchmark,
-        "protocol": job.task.protocol(job.graph),
-        "graph_digest": job.graph.digest,
+        **identity(job),
         "parameters": sum(map(math.prod, job.graph.trainable.values())),
         job.task.unit: {"training": job.task.training_count, "validation": job.task.validation_count},
         job.task.label_unit: list(job.task.labels),
@@ -62,10 +58,11 @@ def _lines(job: Job, told: Mapping[str, Any]) -> list[str]:
     steps, batch = told["steps"] - told["first_step"], told["batch"]
     begun = f" from step {told['first_step']} on" if told["first_step"] else ""
     crops, count = steps * batch, job.task.training_count
+    epochs = f"{crops / count:.3g} {noun_of(crops / count, 'epoch')}"
     return [
-        f"would take {steps} steps{begun}: {crops} crops, {crops / count:.3g} epochs of {count} "
-        f"{job.task.unit}",
-        f"would score {job.task.validation_count} {job.task.unit}: {told['protocol']}",
+        f"would take {counted(steps, 'step')}{begun}: {counted(crops, 'crop')}, {epochs} of "
+        f"{counted_units(count, job.task.unit)}",
+        f"would score {counted_units(job.task.validation_count, job.task.unit)}: {told['protocol']}",
         f"would write into {told['output']}, and go on after an interrupt with: {told['go_on_with']}",
         "nothing was written; the first batch was read, and gsto-data check reads every picture",
     ]

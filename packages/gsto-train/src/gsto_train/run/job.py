@@ -12,7 +12,7 @@ from gsto_spec.backend import Backend, Training
 from gsto_spec.graph import Graph
 from gsto_spec.objective import SGD, Adam, Poly, Steps
 from gsto_train import benchmarks, resolve, schema
-from gsto_train.benchmarks import Record
+from gsto_train.benchmarks import Benchmark, Record
 from gsto_train.errors import InputError
 from gsto_train.files import replace as replace_file
 from gsto_train.processes import Processes
@@ -39,12 +39,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run, by names; `classes` are those that a run to go on with was begun with."""
+    """What is to be run, by names; `classes` are those that a run to go on with was begun with.
+
+    `as_recorded`: these are the settings that the record is of, but for the seed.
+    """
 
     benchmark: str
     record: Record
     settings: Settings
     classes: tuple[str, ...] | None = None
+    as_recorded: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,13 +212,18 @@ def _folder(job: Job, request: Request) -> RunFolder:
 
 def _name(request: Request, plan: Plan) -> str:
     names = (plan.settings.architecture.name, request.backend)
-    return "-".join((plan.benchmark, *map(resolve.title, names)))
+    return "-".join((plan.benchmark, *map(resolve.part_of_path, names)))
 
 
 def _new_plan(request: Request) -> Plan:
     benchmark = benchmarks.load(request.benchmark or benchmarks.DEFAULT)
     settings = resolve_settings(_absolute(benchmark.values), _absolute(request.overrides))
-    return Plan(benchmark.name, benchmark.record, settings)
+    return Plan(benchmark.name, benchmark.record, settings, as_recorded=_as_recorded(benchmark, settings))
+
+
+def _as_recorded(benchmark: Benchmark, settings: Settings) -> bool:
+    own = replace(benchmark, values=_absolute(benchmark.values))
+    return benchmarks.changed(own, settings).keys() <= {"train.seed"}
 
 
 def _recorded_plan(path: Path, request: Request) -> Plan:
@@ -240,7 +249,9 @@ def _recorded_plan(path: Path, request: Request) -> Plan:
         )
     settings = resolve_settings(values, _absolute(request.overrides))
     _check_same(path, plan.settings, settings, request.overrides)
-    return replace(plan, settings=settings)
+    known = plan.benchmark in benchmarks.names()
+    recorded = known and _as_recorded(benchmarks.load(plan.benchmark), settings)
+    return replace(plan, settings=settings, as_recorded=recorded)
 
 
 def _check_same(path: Path, before: Settings, now: Settings, asked: Mapping[str, object]) -> None:
@@ -284,7 +295,7 @@ def _absolute(values: Mapping[str, object]) -> dict[str, object]:
     """Return the settings with paths that hold from any folder, since a run may be resumed from another."""
     absolute = dict(values)
     name = values.get("architecture.name")
-    for key in ("data.folder", "architecture.initialize_from"):
+    for key in benchmarks.PLACES:
         path = values.get(key)
         if isinstance(path, str) and path != "none":
             absolute[key] = os.path.abspath(path)

@@ -28,6 +28,7 @@ from gsto_train.run.runfolder import CONFUSION
 from gsto_train.run.tensorboard import Board
 from gsto_train.stopwatch import Stopwatch
 from gsto_train.task import TrainingBatch
+from gsto_train.wording import counted_units
 
 
 class TrainingError(RuntimeError):
@@ -232,6 +233,7 @@ def run(job: Job, report: Report, interrupts: Interrupts) -> dict[str, Any]:
     written.
     """
     total = job.task.validation_count
+    scoring = f"scoring {counted_units(total, job.task.unit)}"
     report.note(title(job))
     tell_estimate(job, report)
     beginning = begin(job, report)
@@ -243,7 +245,7 @@ def run(job: Job, report: Report, interrupts: Interrupts) -> dict[str, Any]:
         del beginning  # Its state is as large as the trainer's.
         with _naming_the_way_on(job):
             under_way.train()
-        with report.counting(f"scoring {total} {job.task.unit}", len(job.processes.share(total))) as count:
+        with report.counting(scoring, len(job.processes.share(total))) as count:
             scores = under_way.evaluate(count)
     result = under_way.finish(scores, baselines)
     if job.processes.first:

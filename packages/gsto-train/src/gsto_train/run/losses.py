@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import SupportsFloat
 
 from gsto_train.settings import TrainSettings
+from gsto_train.wording import counted
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,11 @@ class Losses:
     def tell_end(self, steps: int) -> None:
         """Say it where the last of a run's `steps` were left out, as far as this session took them."""
         if self._in_a_row:
+            were = "was" if self.skipped == 1 else "were"
             self._note(
-                f"warning: {self.skipped} of {steps} steps were not finite and left out, the last "
-                f"{self._in_a_row} of them in a row: the network is that of step {steps - self._in_a_row}"
+                f"warning: {self.skipped} of {counted(steps, 'step')} {were} not finite and left out, the "
+                f"last {self._in_a_row} of them in a row: the network is that of step "
+                f"{steps - self._in_a_row}"
             )
 
     def _leave_out(self, bad: NotFinite) -> None:

@@ -10,6 +10,7 @@ from gsto_spec.precision import Precision
 from gsto_train.report import Report
 from gsto_train.run.host import free_host_memory
 from gsto_train.run.job import Job
+from gsto_train.wording import counted
 
 
 @runtime_checkable
@@ -54,13 +55,15 @@ def needed(job: Job) -> Needed | None:
     return Needed(estimate(job.graph, shape, job.training_terms(), precision).peak, free, shape, precision)
 
 
-def tell_estimate(job: Job, report: Report) -> None:
-    """Say what a step takes by the graph, and what to set where that is more than is free."""
+def tell_estimate(job: Job, report: Report) -> Needed | None:
+    """Say and return what a step takes by the graph; say what to set where that is more than is free."""
     found = needed(job)
     if found is None:
-        return
+        return None
     known = "" if found.free_bytes is None else f", {gibibytes(found.free_bytes)} are free"
-    told = f"{gibibytes(found.step_bytes)} for a step of {found.shape[0]} crops, by the graph{known}"
+    told = (
+        f"{gibibytes(found.step_bytes)} for a step of {counted(found.shape[0], 'crop')}, by the graph{known}"
+    )
     report.note(f"memory: {told}")
     if found.free_bytes is not None and not found.fits:
         report.note("warning: that will not fit; what makes it less, and how much it is then:")
@@ -69,6 +72,7 @@ def tell_estimate(job: Job, report: Report) -> None:
             devices=job.processes.count,
         ):  # fmt: skip
             report.note(f"  {line}")
+    return found
 
 
 def tell_analysis(job: Job, trainer: Trainer, report: Report) -> None:

@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gsto_train import resolve, schema
+from gsto_train import benchmarks, resolve, schema
 from gsto_train.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from gsto_train.report import Report, duration
 from gsto_train.run import runfolder
 from gsto_train.run.job import Job
 from gsto_train.run.keeping import Kept
 from gsto_train.segmentation.task import Segmentation
+from gsto_train.settings import OFFICIAL
 from gsto_train.stopwatch import Stopwatch
+from gsto_train.wording import counted, counted_units, unit_of
 
 
 def title(job: Job) -> str:
@@ -23,11 +25,23 @@ def title(job: Job) -> str:
     several = f" in {job.processes.count} processes" if job.processes.count > 1 else ""
     return (
         f"{job.settings.architecture.name} ({parameters / 1e6:.2f} M parameters) on {job.plan.benchmark}: "
-        f"{task.training_count} training and {task.validation_count} validation {task.unit}, "
-        f"{len(task.labels)} {task.label_unit}; {job.total_steps} steps of {train.batch} crops of "
-        f"{crop[0]}x{crop[1]}{tuned}; {job.backend.name}, {train.precision}{several}; "
-        f"run folder {job.folder.path}"
+        f"{task.training_count} training and {task.validation_count} validation "
+        f"{unit_of(task.validation_count, task.unit)}, "
+        f"{counted_units(len(task.labels), task.label_unit)}; {counted(job.total_steps, 'step')} of "
+        f"{counted(train.batch, 'crop')} of {crop[0]}x{crop[1]}{tuned}; "
+        f"{job.backend.name}, {train.precision}{several}; run folder {job.folder.path}"
     )
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """Return what is trained, by what and for what, ready for JSON."""
+    return {
+        "backend": job.backend.name,
+        "architecture": job.settings.architecture.name,
+        "benchmark": job.plan.benchmark,
+        "protocol": job.task.protocol(job.graph),
+        "graph_digest": job.graph.digest,
+    }
 
 
 def describe_result(
@@ -36,11 +50,7 @@ def describe_result(
     """Return what result.json holds; `seconds`, `seconds_by_part` and `environment` alone vary by run."""
     train, facts = job.settings.train, job.task.facts()
     return {
-        "backend": job.backend.name,
-        "architecture": job.settings.architecture.name,
-        "benchmark": job.plan.benchmark,
-        "protocol": job.task.protocol(job.graph),
-        "graph_digest": job.graph.digest,
+        **identity(job),
         "metrics": kept.scores,
         "model": {"keep": kept.keep, "step": kept.step},
         "baselines": baselines,
@@ -59,8 +69,6 @@ def describe_result(
 
 _TOLD = ("benchmark", "protocol", "metrics", "model", "steps", "batch", "seeds", "backend",
          "precision", "environment")  # fmt: skip
-_PLACES_HERE = ("data.folder", "architecture.initialize_from")
-"""Settings that name places on the machine of whoever trained, which are nobody else's business."""
 
 
 def card(job: Job, result: Mapping[str, object]) -> dict[str, object]:
@@ -76,16 +84,24 @@ def card(job: Job, result: Mapping[str, object]) -> dict[str, object]:
     return {
         **{key: result[key] for key in _TOLD},
         "architecture": architecture,
+        "datasets": _public_data(job),
         "data": {"benchmark": job.plan.benchmark, "kind": job.settings.data.kind, task.unit: counts},
         "classes": task.labels,
         "palette": task.training.palette if isinstance(task, Segmentation) else None,
         "preprocessing": preprocessing,
         "initialized_from": started_from and Path(started_from).name,
         "settings": schema.nest(
-            {key: _name_alone(value) for key, value in settings.items() if key not in _PLACES_HERE}
+            {key: _name_alone(value) for key, value in settings.items() if key not in benchmarks.PLACES}
         ),
         "licence": None,
     }
+
+
+def _public_data(job: Job) -> list[str]:
+    """The data set by the name that the public knows; none of data that are generated or one's own."""
+    kind = job.settings.data.kind
+    name = kind if kind in OFFICIAL else job.plan.record.data_set
+    return [] if name is None else [name]
 
 
 def _name_alone(value: object) -> object:
@@ -102,7 +118,8 @@ def show(job: Job, report: Report, result: Mapping[str, Any], watch: Stopwatch) 
     columns = {"network": result["metrics"], **result["baselines"]}
     architecture = resolve.title(job.settings.architecture.name)
     job.task.show(report, f"{architecture} on {job.plan.benchmark}: {result['protocol']}", columns)
-    report.say(f"the recipe's record: {job.plan.record}")
+    if job.plan.as_recorded:
+        report.say(f"the recipe's record: {job.plan.record}")
     kept = result["model"]
     if kept["step"] != result["steps"]:
         report.say(f"the model is the best one, of step {kept['step']}")

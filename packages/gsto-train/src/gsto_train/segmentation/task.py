@@ -23,6 +23,7 @@ from gsto_train.segmentation.evaluation import Evaluation, OnClasses
 from gsto_train.segmentation.procedures import Procedure
 from gsto_train.settings import Settings
 from gsto_train.task import OnConfusion
+from gsto_train.wording import counted
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _check_against_classes(settings: Settings, classes: tuple[str, ...]) -> None
     weights = settings.loss.class_weights
     if weights is not None and len(weights) != len(classes):
         raise InputError(
-            f"setting 'loss.class_weights': expected {len(classes)} numbers, one per class, "
+            f"setting 'loss.class_weights': expected {counted(len(classes), 'number')}, one per class, "
             f"found {len(weights)}"
         )
     for pair in settings.data.flip_pairs or ():
