@@ -173,7 +173,7 @@ def docs_quick(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """All that docs/speed.md tells of a CPU, measured and written there: twenty minutes, machine idle."""
-    python = share(session, f"{folder('gsto-train')}[engines]")
+    python = share(session, f"{folder('gsto-train')}[engines,plot]")
     session.run(python, "-m", "gsto_train.bench.suites", "cpu", *SPEED, *session.posargs)
 
 

@@ -269,6 +269,14 @@ def test_only_the_plain_subject_leaves_the_allocator_as_it_comes(rows: Any) -> N
     assert found["mine:Allocating-fast"]["difference"] == 0.5
 
 
+def test_ceilings_are_measured_by_the_fast_subject_where_it_is_one(bench: Bench) -> None:
+    given = ("--architecture", "mine:network", "--size", "8x12", *QUICK)
+    for names, prober in ((("plain", "fast"), "fast"), (("plain",), "plain")):
+        *_, error = bench(*given, *only(*(f"mine:Fast-{name}" for name in names)))
+        probed = [line for line in error.splitlines() if "convolutions" in line]
+        assert probed and all(line.startswith(f"preparing mine:Fast-{prober}: ") for line in probed)
+
+
 def test_nothing_is_measured_on_a_device_that_nobody_has(bench: Bench) -> None:
     status, out, _ = bench(*NETWORK, *only("onnxruntime-plain", "openvino-plain"), "--device", "tpu")
     assert status == 1 and "not measured: onnxruntime-plain" in out

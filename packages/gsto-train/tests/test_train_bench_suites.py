@@ -44,8 +44,20 @@ def test_growth_is_told_by_its_law(tmp_path: Path) -> None:
     law = {"over": "size", "subject": "mine-fast", "of": "time", "exponent": 0.98, "worst_over_linear": 1.1}
     place = tmp_path / "speed.md"
     place.write_text("<!-- speed: cpu --><!-- end: cpu -->")
-    insert(place, "cpu", [("speed-growth.json", document(growth=[law]))])
+    sizes = [(8, 0.01, 1000), (16, 0.04, 4000)]
+    rows = [
+        {"case": str(side), "subject": "mine-fast", "state": "ran", "seconds": {"median": seconds},
+         "batch": 1, "height": side, "width": side, "card_bytes": None, "working_bytes": memory}
+        for side, seconds, memory in sizes
+    ]  # fmt: skip
+    grown = document(growth=[law], rows=rows, groups={"size": ["8", "16"]})
+    drawn = []
+    for _ in range(2):
+        insert(place, "cpu", [("speed-growth.json", grown)])
+        drawn.append((tmp_path / "figures" / "speed-growth.svg").read_bytes())
     assert "| `mine-fast` | time | size | 0.98 | 1.10 |" in place.read_text()
+    assert "(figures/speed-growth.svg)" in place.read_text()
+    assert drawn[0] == drawn[1] and drawn[0].startswith(b"<?xml")
 
 
 def test_a_document_without_markers_is_refused(tmp_path: Path) -> None:

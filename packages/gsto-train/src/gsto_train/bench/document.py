@@ -1,17 +1,21 @@
 """Results as Markdown, between two markers of a document."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from gsto_train.bench.plot import draw
 from gsto_train.errors import InputError
 
 Document = Mapping[str, Any]
+
+FIGURES = "figures"
 
 
 def insert(place: Path, suite: str, results: Sequence[tuple[str, Document]]) -> None:
     """Put the tables of `results`, each with its file's name, in the place of the suite's former ones.
 
+    Growth is drawn besides, into the folder `figures` beside the document: `Absent` without matplotlib.
     Raises `InputError` for a document without the markers `<!-- speed: SUITE -->` and `<!-- end: SUITE -->`.
     """
     text = place.read_text("utf-8")
@@ -20,7 +24,15 @@ def insert(place: Path, suite: str, results: Sequence[tuple[str, Document]]) -> 
     _, closed, after = rest.partition(end)
     if not opened or not closed:
         raise InputError(f"{place}: expected the markers {begin} and {end}, found none; add them")
+    for name, document in results:
+        if document["growth"]:
+            (place.parent / FIGURES).mkdir(exist_ok=True)
+            draw(document, place.parent / _figure(name))
     place.write_text(f"{before}{begin}\n\n{markdown(results)}\n{end}{after}", "utf-8")
+
+
+def _figure(name: str) -> PurePath:
+    return PurePath(FIGURES, name).with_suffix(".svg")
 
 
 def markdown(results: Sequence[tuple[str, Document]]) -> str:
@@ -33,7 +45,11 @@ def _section(name: str, document: Document) -> Iterator[str]:
     processors = f"{machine['processor']}, {document['threads']} of {machine['processors']} processors"
     on, busy = machine["card"] or processors, machine["load_before"]
     yield f"`{name}`, {document['when'][:10]}, {on}, processes busy before: {busy}.\n"
-    yield from _laws(document) if document["growth"] else _rows(document)
+    if document["growth"]:
+        yield from _laws(document)
+        yield f"\n![Time and memory over pixels]({_figure(name).as_posix()})"
+    else:
+        yield from _rows(document)
     yield ""
     for precision, limits in document["ceilings"].items():
         operations, traffic = _giga(limits["operations"]), _giga(limits["bytes"])

@@ -19,6 +19,7 @@ def require_matplotlib() -> None:
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
     """Write a picture of a document to `path`, in the format that its ending names."""
+    matplotlib: Any = optional("matplotlib", EXTRA)
     figures: Any = optional("matplotlib.figure", EXTRA)
     ran = [row for row in document["rows"] if row["state"] == "ran"]
     figure = figures.Figure(figsize=(10, 5), layout="constrained")
@@ -26,7 +27,9 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         _lines(figure, ran, document["groups"])
     else:
         _bars(figure, ran)
-    figure.savefig(path)
+    # The same results are the same file.
+    with matplotlib.rc_context({"svg.hashsalt": "gsto-bench"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _bars(figure: Any, rows: Sequence[Row]) -> None:

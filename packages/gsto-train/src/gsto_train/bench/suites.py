@@ -1,7 +1,8 @@
 """All that docs/speed.md tells, measured by one command: `python -m gsto_train.bench.suites cpu FOLDER`.
 
 Each run is a `gsto-bench` of its own, whose results are `FOLDER/speed-NAME.json`; `--document FILE.md` writes
-their tables between that file's markers. Measure on a machine that does nothing else.
+their tables between that file's markers, and draws growth into the folder `figures` beside it. Measure on a
+machine that does nothing else.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gsto_train.absence import Absent
 from gsto_train.bench.document import insert
 from gsto_train.command_line import WRONG_INPUT, fail
 from gsto_train.errors import InputError
@@ -74,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         return _measure(given)
+    except Absent as reason:
+        return fail("gsto_train.bench.suites", f"matplotlib is {reason}", WRONG_INPUT)
     except (InputError, OSError) as error:
         return fail("gsto_train.bench.suites", str(error), WRONG_INPUT)
 
