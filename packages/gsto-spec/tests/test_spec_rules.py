@@ -372,7 +372,8 @@ def test_the_page_on_optimising_runs_and_names_every_rule_in_order(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     space: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    for block in (block for block in blocks if not re.search("gsto_torch|gsto_jax", block)):
         exec(compile(block, "docs/optimize.md", "exec"), space)
     assert capsys.readouterr().out == "False ['stage4']\n"
     assert re.findall(r"^\| `([\w-]+)` \|", PAGE, re.MULTILINE) == list(RULES)
