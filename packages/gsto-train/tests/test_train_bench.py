@@ -199,7 +199,7 @@ def test_scored_pictures_are_compared_by_their_scores(rows: Any) -> None:
 def test_the_loader_is_measured_beside_bare_decoding(rows: Any, tmp_path: Path) -> None:
     write_cityscapes(tmp_path / "pictures", 2, (64, 128))
     found = rows("data", "--data", "pictures", "--size", "32x64", "--rounds", "1", "--repeats", "1")
-    assert [row["state"] for row in found.values()] == ["ran", "ran"]
+    assert [row["state"] for row in found.values()] == ["ran", "ran", "ran"]
     decode, loader = found["decode"], found["loader"]
     assert loader["yardstick"] == "decode" and loader["difference"] is None
     expected = decode["rounds"][0][0] / loader["rounds"][0][0]
@@ -214,9 +214,8 @@ def test_crops_of_jpegs_are_measured_beside_bare_decoding(bench: Bench, monkeypa
     document = json.loads(out)
     assert status == 0, error
     assert [(row["case"], row["subject"], row["state"]) for row in document["rows"]] == [
-        ("cityscapes, 1 x 64x32", "decode", "ran"), ("cityscapes, 1 x 64x32", "loader", "ran"),
-        ("coco-keypoints-w32, 1 x 64x32", "decode", "ran"),
-        ("coco-keypoints-w32, 1 x 64x32", "loader", "ran"),
+        (f"{name}, 1 x 64x32", subject, "ran")
+        for name in ("cityscapes", "coco-keypoints-w32") for subject in ("decode", "loader", "loader-decoded")
     ]  # fmt: skip
     for row in document["rows"]:
         assert row["yardstick"] == "decode" and row["images_per_second"] > 0
@@ -251,7 +250,7 @@ def test_growth_is_told_for_time_and_memory_over_sizes_and_batches(bench: Bench)
         (("--output", "nowhere/speed.json"), "make the folder"),
         (("--data", "pictures"), "--data: inference does not look at it"),
         (("data", "--batch", "2"), "--batch: data does not look at it"),
-        (("data", "--only", "torch-plain"), "--only: expected one of decode, loader"),
+        (("data", "--only", "torch-plain"), "--only: expected one of decode, loader, loader-decoded"),
         (("data", "--data", "nowhere"), "nowhere"),
         (("speed",), "'speed' is not one of 'inference'"),
         (("growth", "--precision", "float32", "--precision", "float64"), "growth: expected one"),

@@ -10,6 +10,7 @@ from gsto_spec.graph import Graph
 from gsto_spec.locate import locate
 from gsto_spec.ops import Input, Parameter
 from gsto_train.data.cityscapes import Cityscapes
+from gsto_train.data.decoded import keep_in
 from gsto_train.data.files import LabelledFiles
 from gsto_train.data.lip import Lip
 from gsto_train.data.listed import ListedImages
@@ -118,6 +119,7 @@ def load_split(data: DataSettings, part: Part, note: Callable[[str], None] = _to
 
 def open_split(data: DataSettings, part: Part, *, skip_missing: bool = False) -> Dataset:
     """Return the pictures of one part, unread; missing files are errors unless `skip_missing`."""
+    keep_in(data.decoded)
     match data.kind:
         case "scenes":
             count = {"train": data.train_scenes, "val": data.val_scenes}[part]

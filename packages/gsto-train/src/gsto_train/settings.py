@@ -102,6 +102,11 @@ class DataSettings:
         "the first one is an error",
         False, only=("kind", *FROM_FILES),
     )  # fmt: skip
+    decoded: str | None = setting(
+        "folder to keep decoded pictures and labels in, and to read them from afterwards; none: they are "
+        "decoded whenever they are read",
+        None, only=("kind", *FROM_FILES), free=True,
+    )  # fmt: skip
     scene_size: tuple[int, int] = _generated(
         "height and width of generated scenes", (128, 256), "scenes", at_least=16, at_most=LARGEST_SIDE
     )

@@ -16,7 +16,7 @@ from gsto_train.bench.material import write_cityscapes, write_coco
 from gsto_train.bench.results import Measurements, rounds
 from gsto_train.bench.rounds import Measured, measure
 from gsto_train.bench.subjects import PLAIN, YARDSTICK, chosen_subjects
-from gsto_train.bench.tasks import DECODER, LOADER, PERSONS, STREETS, Order
+from gsto_train.bench.tasks import PERSONS, READERS, STREETS, Order
 from gsto_train.data.cityscapes import Cityscapes
 from gsto_train.errors import InputError, nearest
 from gsto_train.resolve import title
@@ -189,7 +189,7 @@ def _data(request: Request, cases: list[Case], note: Note) -> list[Measured]:
 
 
 def _readers(only: Sequence[str]) -> tuple[str, ...]:
-    known = (DECODER, LOADER)
+    known = tuple(READERS)
     for name in only:
         if name not in known:
             raise InputError(

@@ -3,8 +3,9 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol, SupportsFloat
 
 import cv2
@@ -20,6 +21,7 @@ from gsto_train.bench.material import Pictures, batch, classes, images, live_wei
 from gsto_train.bench.subjects import Subject
 from gsto_train.data.augment import Augmentation
 from gsto_train.data.cityscapes import Cityscapes
+from gsto_train.data.decoded import keep_in
 from gsto_train.data.loader import training_batches
 from gsto_train.pose.loading import pose_batches
 from gsto_train.pose.targets import Codec
@@ -32,8 +34,8 @@ HEATMAP_STRIDE = 4
 STREETS, PERSONS = "cityscapes", "coco-keypoints-w32"
 """The benchmarks whose crops `data` reads: from PNGs of picture and label, and from JPEGs."""
 
-LOADER, DECODER = "loader", "decode"
-"""The subjects of `data`: this package's loader, and cv2's bare decoding of the same files."""
+DECODER, LOADER, KEEPER = "decode", "loader", "loader-decoded"
+"""Subjects of `data`: cv2's bare decoding, this package's loader of the same files, and with data.decoded."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def make_task(order: Order) -> Task:
     """Make what the order says, ready for its first run; raises whatever the subject fails with."""
     makers: Mapping[str, Callable[[Order], Task]] = {
         "inference": Inference, "growth": Inference, "step": Step, "evaluation": Evaluation,
-        "data": partial(Reading, reader=_READERS.get(order.subject, _load)),
+        "data": partial(Reading, reader=READERS.get(order.subject, _load)),
     }  # fmt: skip
     return makers[order.case.job](order)
 
@@ -240,4 +242,14 @@ def _load(crops: Crops) -> None:
     deque(crops.load(), maxlen=0)
 
 
-_READERS = {LOADER: _load, DECODER: _decode}
+@cache
+def _scratch() -> "TemporaryDirectory[str]":
+    return TemporaryDirectory(prefix="gsto-bench-")
+
+
+def _load_kept(crops: Crops) -> None:
+    keep_in(_scratch().name)
+    _load(crops)
+
+
+READERS: Mapping[str, Callable[[Crops], None]] = {DECODER: _decode, LOADER: _load, KEEPER: _load_kept}

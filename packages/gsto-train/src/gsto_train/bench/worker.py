@@ -18,7 +18,7 @@ from gsto_spec.allocator import KEEP, give_back_freed_memory
 from gsto_train.absence import Absent
 from gsto_train.bench.machine import card_bytes, peak_bytes, resident_bytes
 from gsto_train.bench.subjects import PLAIN
-from gsto_train.bench.tasks import DECODER, LOADER, Order, Task, make_task
+from gsto_train.bench.tasks import READERS, Order, Task, make_task
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def prepare(order: Order) -> tuple[Task, Ready]:
 
 
 def _told(order: Order) -> dict[str, Any]:
-    if order.subject in (LOADER, DECODER):
+    if order.subject in READERS:
         return {"device": "cpu", "environment": {}}
     subject = order.network_subject
     return {"device": subject.device(order.place), "environment": subject.environment()}

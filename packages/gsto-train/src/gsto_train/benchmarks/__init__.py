@@ -17,7 +17,7 @@ DEFAULT = "scenes"
 VARIABLE = "GSTO_DATA_"
 """What the environment variables begin with that name folders of data."""
 
-PLACES = ("data.folder", "architecture.initialize_from")
+PLACES = ("data.folder", "data.decoded", "architecture.initialize_from")
 """Settings that name places on the machine of whoever trains."""
 
 _MATTERING = ("train.keep", "train.not_finite")

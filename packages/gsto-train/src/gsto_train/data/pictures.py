@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gsto_train.data import png
+from gsto_train.data.decoded import kept
 from gsto_train.data.samples import IGNORE_LABEL
 from gsto_train.errors import InputError
 
@@ -22,8 +23,12 @@ def read_image(path: Path, *, upright_size: tuple[int, int] | None = None) -> ND
     """Read a picture as (H, W, 3) RGB, turned upright as its EXIF orientation says; grey becomes RGB.
 
     With `upright_size` (height, width) it is turned only where it has that size then. Of 16-bit grey the high
-    byte is kept. Raises InputError where the file does not decode to its end.
+    byte is kept. Raises InputError where the file does not decode to its end. As `decoded.kept` has it.
     """
+    return kept(path, f"picture {upright_size}", lambda: _decoded_image(path, upright_size))
+
+
+def _decoded_image(path: Path, upright_size: tuple[int, int] | None) -> NDArray[np.uint8]:
     with _decoding(path):
         plain = png.decode_plain(path.read_bytes()) if path.suffix.lower() == ".png" else None
         if plain is not None:
@@ -54,8 +59,12 @@ def read_label(path: Path, *, classes: int, ignore_label: int | None) -> NDArray
 def read_values(path: Path) -> NDArray[np.integer]:
     """Read a one-channel picture (grey or palette, 8 or 16 bits) as the (H, W) numbers that it stores.
 
-    Raises InputError where the file does not decode or has several channels.
+    Raises InputError where the file does not decode or has several channels. As `decoded.kept` has it.
     """
+    return kept(path, "values", lambda: _decoded_values(path))
+
+
+def _decoded_values(path: Path) -> NDArray[np.integer]:
     with _decoding(path):
         picture = _opened(path)
     if picture.mode not in _LABEL_MODES:

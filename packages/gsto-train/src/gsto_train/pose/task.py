@@ -8,6 +8,7 @@ from typing import Any
 from gsto_spec.backend import Predictor
 from gsto_spec.graph import Graph
 from gsto_spec.objective import Heatmap, Objective
+from gsto_train.data.decoded import keep_in
 from gsto_train.errors import InputError
 from gsto_train.finite import told_of
 from gsto_train.metrics.keypoints import COCO_NAMES
@@ -242,6 +243,7 @@ def open_part(settings: Settings, part: Part, *, skip_unreadable: bool) -> Keypo
     Raises `InputError`.
     """
     data, pose = settings.data, settings.pose
+    keep_in(data.decoded)
     if data.kind == "figures":
         count = {"train": data.train_figures, "val": data.val_figures}[part]
         return GeneratedFigures(count, size=data.figure_size, seed=data.figure_seed, split=part)
