@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from conformance import expected, noise
 from conformance.cases import Case, image_as_parameter
 from conformance.expected import Quantities, oracle_trainer
+from conformance.losses import objective_losses
 from conformance.strategies import (
     objective_cases,
     small_cases,
@@ -110,10 +111,10 @@ def check_gradients(case: Case, seed: int) -> None:
     everywhere = {name: generator.standard_normal(array.shape) for name, array in starts.items()}
     directions = [everywhere, *(one_value(starts, generator) for _ in range(3))]
     for direction in directions:
-        found = directional(case, direction)
+        found, summed = directional(case, direction)
         parts = [(gradients[name], array) for name, array in direction.items()]
         wanted = sum(float((quantity[0] * array).sum()) for quantity, array in parts)
-        summed = sum(float((quantity[1] * np.abs(array)).sum()) for quantity, array in parts)
+        summed += sum(float((quantity[1] * np.abs(array)).sum()) for quantity, array in parts)
         assert abs(found - wanted) <= EXACT * summed + 1e-300
 
 
@@ -143,8 +144,12 @@ def one_value(starts: Arrays, generator: np.random.Generator) -> dict[str, Array
     return {str(name): direction}
 
 
-def directional(case: Case, direction: Arrays) -> float:
-    """The derivative of the loss, from the definition alone."""
+def directional(case: Case, direction: Arrays) -> tuple[float, float]:
+    """The derivative of the loss, from the definition alone, and the magnitude of what outputs add to it.
+
+    Gradients at the outputs may cancel, of classes with the same logit, say; a gradient's own magnitude
+    begins anew below them.
+    """
     weights, image = dict(case.weights), case.image.astype(complex)
     for name, array in direction.items():
         if name == "image":
@@ -152,8 +157,15 @@ def directional(case: Case, direction: Arrays) -> float:
         else:
             weights[name] = weights[name] + 1j * STEP * array
     outputs, _ = by_definition(case, weights, image, np.complex128)
-    loss: Any = objective_value(case.training.objective, outputs, case.batch)["loss"]
-    return float(np.imag(loss) / STEP)
+    objective = case.training.objective
+    loss: Any = objective_value(objective, outputs, case.batch)["loss"]
+    values = {name: output.real for name, output in outputs.items()}
+    sizes = {name: np.abs(output) for name, output in values.items()}
+    summed = sum(
+        weight * float((each.gradient_magnitude * np.abs(outputs[name].imag)).sum())
+        for name, (each, weight) in objective_losses(objective, values, sizes, case.batch).items()
+    )
+    return float(np.imag(loss) / STEP), summed / STEP
 
 
 @drawn
