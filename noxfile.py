@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent
 CONSTRAINTS = str(ROOT / "constraints.txt")
 SHARED = ROOT / ".nox" / "shared"
 PACKAGES = ("gsto-spec", "gsto-torch", "gsto-jax", "gsto-train")
+CONTRACT = "packages/contract"
+BACKENDS = {"gsto-torch": "torch", "gsto-jax": "jax"}
 
 # A package under test, what is installed beside it, what its environment must lack, and which tests it runs.
 ALL, ON_BACKENDS = "", "trains_and_scores or trains_on_a_backend"
@@ -36,6 +38,7 @@ SIDE_BY_SIDE = ("-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile")
 # What a package's extras need, so that their tests run.
 OPTIONAL = {
     "gsto-spec": ["huggingface_hub", "onnx", "onnxruntime"],
+    "gsto-jax": ["flatbuffers"],
     "gsto-train": ["matplotlib", "tensorboardX"],
 }
 
@@ -79,6 +82,12 @@ def folder(package: str) -> str:
     return f"./packages/{package}"
 
 
+def tested(package: str) -> list[str]:
+    """What pytest takes to test the package: its own tests and, of a backend, what holds of every one."""
+    own = f"{folder(package)}/tests"
+    return [own, CONTRACT, "--backend", BACKENDS[package]] if package in BACKENDS else [own]
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, and the imports that each package bans (ruff)."""
@@ -93,6 +102,7 @@ def types(session: nox.Session) -> None:
     mypy = (share(session, "mypy", "nox"), "-m", "mypy")
     session.run(*mypy, "noxfile.py", "conftest.py", "tests", "conformance", "faults", "fuzz", "pages")
     session.run(*mypy, "packages/conftest.py")
+    session.run(*mypy, CONTRACT)
     for package in PACKAGES:
         session.run(*mypy, f"{folder(package)}/src", f"{folder(package)}/tests")
 
@@ -126,9 +136,8 @@ def tests(session: nox.Session, package: str, beside: list[str], absent: list[st
         # The reference of Cityscapes' scores; what else it requires is for drawing and annotating.
         install(session, "--no-deps", "cityscapesscripts", "pyquaternion")
     session.run(python, "-c", REFUSE_PRESENT, *absent, external=True, log=False)
-    tested = f"{folder(package)}/tests"
     pytest = (python, "-P", "-m", "pytest", *SIDE_BY_SIDE, "-k", chosen)
-    session.run(*pytest, tested, *session.posargs, external=True)
+    session.run(*pytest, *tested(package), *session.posargs, external=True)
 
 
 @nox.session(venv_backend="none")
@@ -151,7 +160,7 @@ def build_site(session: nox.Session) -> str:
 
     Returns the Python that built it.
     """
-    python = share(session, "furo", "matplotlib", "myst-parser", "onnx", "sphinx")
+    python = share(session, "flatbuffers", "furo", "matplotlib", "myst-parser", "onnx", "sphinx")
     session.run(python, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "docs", "site")
     return python
 
@@ -248,7 +257,7 @@ def build(session: nox.Session) -> None:
 MINIMUMS = [
     nox.param("gsto-spec", [], ["onnx"], "", id="gsto-spec"),
     nox.param("gsto-torch", ["gsto-spec"], [], "", id="gsto-torch"),
-    nox.param("gsto-jax", ["gsto-spec"], [], "", id="gsto-jax"),
+    nox.param("gsto-jax", ["gsto-spec"], ["export"], "", id="gsto-jax"),
     nox.param(
         "gsto-train", ["gsto-spec"], ["plot", "tensorboard"], "not torch and not bench", id="gsto-train"
     ),
@@ -280,6 +289,6 @@ def minimums(session: nox.Session, package: str, beside: list[str], extras: list
     # What these need in turn is of no fixed version: constraints.txt has what goes with the upper end.
     session.install(*lowest(package, extras), *map(folder, [*beside, package]))
     session.run("python", "-m", "pip", "check")
-    # What old versions deprecate in each other is no failure of ours.
-    ignored = ("-W", "ignore::DeprecationWarning")
-    session.run("pytest", f"{folder(package)}/tests", "-k", chosen, *ignored, *session.posargs)
+    # What old versions warn of in each other is no failure of ours.
+    ignored = ("-W", "ignore::DeprecationWarning", "-W", "ignore::UserWarning")
+    session.run("pytest", *tested(package), "-k", chosen, *ignored, *session.posargs)

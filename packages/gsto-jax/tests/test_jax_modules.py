@@ -16,9 +16,8 @@ from jax import Array, export
 from numpy.testing import assert_allclose, assert_array_equal
 
 import gsto_jax
-from gsto_spec import Graph, GraphBuilder, GraphError, WeightsError, evaluate, initial_weights
+from gsto_spec import Graph, GraphBuilder, GraphError, evaluate, initial_weights
 from gsto_spec.backend import BackendError
-from gsto_spec.ops import BatchNorm, Parameter
 
 
 def small() -> Graph:
@@ -43,15 +42,6 @@ def ready(seed: int = 0) -> gsto_jax.CompiledGraph:
 
 def total(model: gsto_jax.CompiledGraph, image: Array) -> Array:
     return jnp.stack([(output**2).sum() for output in model(image).values()]).sum()
-
-
-def test_a_model_starts_from_the_weights_of_its_seed() -> None:
-    graph = small()
-    for seed in (0, 5):
-        found = gsto_jax.weights_of(gsto_jax.compile(graph, seed=seed))
-        assert list(found) == list(graph.parameters)
-        for name, array in initial_weights(graph, seed).items():
-            assert_array_equal(found[name], array)
 
 
 def test_variables_lie_under_the_graphs_names_in_flaxs_layout() -> None:
@@ -81,11 +71,6 @@ def test_float64_is_refused_where_jax_would_narrow_it_without_a_word() -> None:
     assert str(caught.value) == (
         "dtype: expected float32 or less, found float64; set jax.config.update('jax_enable_x64', True) first"
     )
-
-
-def test_weights_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(WeightsError, match=r"^weights: conv1.weight is missing; .*extra is not declared$"):
-        gsto_jax.compile(small(), {"extra": np.ones(1)})
 
 
 def test_outputs_keep_the_order_of_the_graph_under_every_transformation() -> None:
@@ -185,56 +170,6 @@ def test_a_network_goes_through_jax_export_and_back() -> None:
         assert_allclose(found[name], output, rtol=0, atol=1e-13 * np.abs(output).max())
 
 
-def test_inference_leaves_the_statistics_alone() -> None:
-    model = gsto_jax.compile(small())
-    model(IMAGE)
-    before = gsto_jax.weights_of(model)
-    assert before["bn1.running_mean"].any()
-    model.eval()  # type: ignore[no-untyped-call]
-    model(IMAGE)
-    after = gsto_jax.weights_of(model)
-    assert all(np.array_equal(after[name], array) for name, array in before.items())
-    model.train()  # type: ignore[no-untyped-call]
-    model(IMAGE)
-    assert not np.array_equal(gsto_jax.weights_of(model)["bn1.running_mean"], before["bn1.running_mean"])
-
-
-@pytest.mark.parametrize("unbiased", [True, False])
-@pytest.mark.parametrize("momentum", [0.1, 1.0])
-def test_running_statistics_move_as_the_definition_says(unbiased: bool, momentum: float) -> None:
-    build = GraphBuilder()
-    x = build.input("x", 3)
-    roles = {"weight": True, "bias": True, "running_mean": False, "running_var": False}
-    names = [build.parameter(f"bn.{r}", Parameter((3,), trainable=learnt)) for r, learnt in roles.items()]
-    graph = build.graph({"y": build.apply("bn", BatchNorm(1e-3, momentum, unbiased), x, *names)})
-    weights: dict[str, Any] = {name: np.full(3, 1.0 + k) for k, name in enumerate(names)}
-    with jax.enable_x64(True):
-        model = gsto_jax.compile(graph, weights, dtype=np.float64)
-        for step in range(3):
-            image = np.random.default_rng(step).standard_normal((2, 3, 3, 1)) + step
-            wanted, statistics = evaluate(graph, weights, {"x": image}, train_mode=True)
-            found = model(jnp.asarray(image.transpose(0, 2, 3, 1)))["y"]
-            assert_allclose(found.transpose(0, 3, 1, 2), wanted["y"], rtol=0, atol=1e-12)
-            weights |= statistics
-            for name, array in gsto_jax.weights_of(model).items():
-                assert_allclose(array, weights[name], rtol=1e-13)
-
-
-def test_one_value_per_channel_in_training_is_refused_as_the_definition_refuses_it() -> None:
-    build = GraphBuilder()
-    graph = build.graph({"y": build.batch_norm("stage1.bn", build.input())})
-    image = np.ones((1, 3, 1, 1), np.float32)
-    with pytest.raises(GraphError) as wanted:
-        evaluate(graph, initial_weights(graph), {"image": image}, train_mode=True)
-    model = gsto_jax.compile(graph)
-    with pytest.raises(GraphError) as found:
-        model(jnp.ones((1, 1, 1, 3)))
-    assert str(found.value) == str(wanted.value)
-    assert "[batch_norm_c5]" in str(found.value)
-    model.eval()  # type: ignore[no-untyped-call]
-    assert model(jnp.ones((1, 1, 1, 3)))["y"].shape == (1, 1, 1, 3)
-
-
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
@@ -254,29 +189,6 @@ def test_images_that_the_graph_cannot_take_are_refused_in_one_line(
 def test_the_number_of_inputs_is_the_graphs() -> None:
     with pytest.raises(GraphError, match=r"^inputs: expected image, found 2 arrays \[graph_c5\]$"):
         ready()(IMAGE, IMAGE)
-
-
-@pytest.mark.parametrize("names", [("a", "a.b"), ("a.b", "a")])
-def test_a_layer_may_lie_inside_another_in_any_order(names: tuple[str, str]) -> None:
-    build = GraphBuilder()
-    graph = build.graph({"stage4": build.conv2d(names[1], build.conv2d(names[0], build.input(), 2), 2)})
-    model = gsto_jax.compile(graph)
-    assert set(gsto_jax.weights_of(model)) == set(graph.parameters)
-    assert model(jnp.zeros((1, 2, 2, 3)))["stage4"].shape == (1, 2, 2, 2)
-
-
-def test_weights_of_another_byte_order_are_read() -> None:
-    weights: dict[str, Any] = {name: v.astype(">f4") for name, v in initial_weights(small()).items()}
-    found = gsto_jax.weights_of(gsto_jax.compile(small(), weights))
-    assert all(np.array_equal(found[name], value) for name, value in weights.items())
-
-
-def test_a_bfloat16_model_is_saved_as_what_any_backend_reads(tmp_path: Path) -> None:
-    model = gsto_jax.compile(small(), dtype=jnp.bfloat16)
-    gsto_jax.save(model, tmp_path)
-    again = gsto_jax.weights_of(gsto_jax.load(tmp_path))
-    for name, array in gsto_jax.weights_of(model).items():
-        assert_array_equal(again[name], array.astype(np.float32))
 
 
 def test_the_example_of_the_packages_readme_runs() -> None:

@@ -1,9 +1,8 @@
-"""Speed "fast" computes what "plain" does: convolutions and their gradients, networks, steps."""
+"""Speed "fast": convolutions and their gradients, its arithmetic, and how often it compiles."""
 
-import dataclasses
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +14,14 @@ from jax import Array
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
+from contract.networks import lively_weights, strided
 from gsto_jax import convolution, ops
 from gsto_jax.backend import JaxBackend
-from gsto_spec import Graph, GraphBuilder, build, evaluate, initial_weights, variant
+from gsto_spec import GraphBuilder, initial_weights
 from gsto_spec.backend import Speed, Training
-from gsto_spec.errors import WeightsError
 from gsto_spec.ops import Conv2d
 
 Arrays = dict[str, NDArray[Any]]
-SPEEDS: tuple[Speed, ...] = ("plain", "fast", "compiled")
 
 
 @st.composite
@@ -68,37 +66,6 @@ def test_groups_and_dilations_are_left_to_the_plain_convolution(op: Conv2d) -> N
     assert jnp.array_equal(convolution.conv2d(op, x, kernel), ops.conv2d(op, x, kernel))
 
 
-def small_network() -> Graph:
-    return build(
-        dataclasses.replace(
-            variant("gsto-hrnet-w18-small-v2"), widths=(3, 4, 5, 6), modules=(1, 1, 1), blocks=1,
-            stem_width=4, layer1_width=4, layer1_blocks=1, classes=3,
-        )
-    )  # fmt: skip
-
-
-def lively_weights(graph: Graph) -> Arrays:
-    generator = np.random.default_rng(0)
-    weights: Arrays = dict(initial_weights(graph))
-    for name, array in weights.items():
-        if array.ndim == 1:
-            weights[name] = generator.uniform(0.5, 1.5, array.shape)
-    return weights
-
-
-def test_predictions_are_the_definitions_at_every_speed() -> None:
-    graph = small_network()
-    weights = lively_weights(graph)
-    images = np.random.default_rng(1).standard_normal((1, 3, 33, 37))
-    wanted = evaluate(graph, weights, {"image": images})
-    for speed in SPEEDS[:2]:
-        predictor = JaxBackend().predictor(graph, weights, device="cpu", precision="float64", speed=speed)
-        found = predictor.predict(images)
-        assert list(found) == list(wanted)
-        for name, value in wanted.items():
-            assert_allclose(found[name], value, rtol=0, atol=1e-10 * np.abs(value).max())
-
-
 def test_a_fast_predictor_takes_less_arithmetic_and_a_plain_one_the_graph_as_it_is() -> None:
     builder = GraphBuilder()
     doubled = builder.conv2d("first", builder.input(), 8)
@@ -123,42 +90,6 @@ def test_no_gradient_is_a_convolution_of_a_map_full_of_zeros() -> None:
 
     assert dilated(ops.conv2d)
     assert not dilated(convolution.conv2d)
-
-
-def strided() -> Graph:
-    build = GraphBuilder()
-    x = build.conv2d("first", build.input(), 8, kernel=3)
-    x = build.relu(build.batch_norm("norm", build.conv2d("strided", x, 8, kernel=3, stride=2)))
-    return build.graph({"stage4": build.conv2d("narrow", x, 2, kernel=3, bias=True)})
-
-
-def headed(method: Literal["bilinear", "nearest"]) -> Graph:
-    """A head over a branch of its own size, one enlarged, one shrunk, one twice, and one of a fixed size."""
-    build = GraphBuilder()
-    image = build.input()
-    x = build.conv2d("stem", image, 3, kernel=3, stride=2)
-    low = build.relu(build.conv2d("low", x, 5, kernel=3, stride=2))
-    branches = [x, low, image, low, build.conv2d("one", x, 1)]
-    resized = [build.resize(one, like=x, method=method) for one in branches[1:]]
-    head = build.conv2d("head", build.concat([x, *resized]), 4, bias=True)
-    return build.graph({"stage4": build.relu(build.batch_norm("norm", head))})
-
-
-@pytest.mark.parametrize("graph", [strided(), headed("bilinear"), headed("nearest")])
-def test_steps_are_the_same_at_every_speed(graph: Graph) -> None:
-    draw = np.random.default_rng(2)
-    batch = {"image": draw.standard_normal((2, 3, 9, 12)), "label": draw.integers(0, 2, (2, 9, 12))}
-    states = []
-    for speed in SPEEDS[:2]:
-        trainer = JaxBackend().trainer(
-            graph, initial_weights(graph), Training(), device="cpu", precision="float64", speed=speed
-        )
-        for _ in range(2):
-            trainer.step(batch, 0.1)
-        states.append(trainer.state())
-    plain, fast = states
-    for name, value in plain.items():
-        assert_allclose(fast[name], value, rtol=0, atol=1e-9 * max(np.abs(value).max(), 1e-3), err_msg=name)
 
 
 @pytest.fixture
@@ -195,9 +126,3 @@ def test_no_step_but_the_first_compiles_and_a_size_is_compiled_once(compilations
     for size in ((8, 8), (10, 8), (8, 8)):
         trainer.predict(np.ones((1, 3, *size), np.float32))
     assert both > after_first and len(compilations) == both
-
-
-@pytest.mark.parametrize("speed", SPEEDS)
-def test_weights_that_do_not_fit_are_refused_at_every_speed(speed: Speed) -> None:
-    with pytest.raises(WeightsError, match=r"conv1\.weight is missing"):
-        JaxBackend().predictor(small_network(), {}, device="cpu", speed=speed)

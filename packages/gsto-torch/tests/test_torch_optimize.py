@@ -1,11 +1,9 @@
-"""A graph in inference form compiles to the network it came from, and is neither trained nor saved."""
+"""A graph in inference form compiles to the network it came from."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,22 +11,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 import gsto_torch
-from gsto_spec import Graph, GraphBuilder, GraphError, build, initial_weights, optimize, variant
-from gsto_spec.backend import Training
-from gsto_torch.backend import TorchBackend
+from contract.networks import lively_weights
+from gsto_spec import Graph, GraphBuilder, build, initial_weights, optimize, variant
 
 Arrays = dict[str, NDArray[Any]]
-
-
-def lively_weights(graph: Graph, seed: int) -> Arrays:
-    """Initial weights with batch norms that do something."""
-    generator = np.random.default_rng(seed)
-    weights: Arrays = dict(initial_weights(graph, seed))
-    for name, array in weights.items():
-        if array.ndim == 1:
-            low, high = (-0.5, 0.5) if name.endswith(("bias", "running_mean")) else (0.5, 1.5)
-            weights[name] = generator.uniform(low, high, array.shape)
-    return weights
 
 
 def narrow(**changes: Any) -> Graph:
@@ -87,27 +73,3 @@ def test_the_optimized_network_has_no_batch_norm_module() -> None:
     model = gsto_torch.compile(*optimize(graph, initial_weights(graph)))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-
-
-def test_the_inference_form_is_refused_for_training() -> None:
-    graph, weights = optimize(narrow(), lively_weights(narrow(), 0))
-    with pytest.raises(GraphError, match="training_c2"):
-        TorchBackend().trainer(graph, weights, Training(), device="cpu", precision="float64")
-
-
-def test_the_inference_form_is_refused_as_a_checkpoint(tmp_path: Path) -> None:
-    graph, weights = optimize(narrow(), lively_weights(narrow(), 0))
-    with pytest.raises(GraphError, match="training_c2"):
-        gsto_torch.save(gsto_torch.compile(graph, weights), tmp_path / "model")
-    assert not (tmp_path / "model").exists()
-
-
-def test_a_predictor_takes_the_inference_form() -> None:
-    graph = narrow()
-    weights = lively_weights(graph, 1)
-    images = np.random.default_rng(1).standard_normal((1, 3, 17, 21))
-    backend = TorchBackend()
-    before = backend.predictor(graph, weights, device="cpu", precision="float64").predict(images)
-    after = backend.predictor(*optimize(graph, weights), device="cpu", precision="float64").predict(images)
-    for name, value in before.items():
-        np.testing.assert_allclose(after[name], value, rtol=0, atol=1e-10 * np.abs(value).max())

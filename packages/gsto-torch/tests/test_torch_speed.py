@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 from textwrap import dedent
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,25 +157,6 @@ def test_every_speed_trains_alike(speed: Speed, rematerialize: bool) -> None:
     batch = {"image": pictures(2, 3, 32, 64), "label": np.arange(2 * 32 * 64).reshape(2, 32, 64) % 3}
     found = steps(graph, batch, speed, rematerialize=rematerialize)
     require_close(found, steps(graph, batch, "plain"), 1e-9)
-
-
-def headed(method: Literal["bilinear", "nearest"]) -> Graph:
-    """A head over a branch of its own size, one enlarged, one shrunk, one twice, and one of a fixed size."""
-    build = GraphBuilder()
-    image = build.input()
-    x = build.conv2d("stem", image, 3, kernel=3, stride=2)
-    low = build.relu(build.conv2d("low", x, 5, kernel=3, stride=2))
-    branches = [x, low, image, low, build.conv2d("one", x, 1)]
-    resized = [build.resize(one, like=x, method=method) for one in branches[1:]]
-    head = build.conv2d("head", build.concat([x, *resized]), 4, bias=True)
-    return build.graph({"stage4": build.relu(build.batch_norm("norm", head))})
-
-
-@pytest.mark.parametrize("method", ["bilinear", "nearest"])
-def test_heads_train_as_they_are_written(method: Literal["bilinear", "nearest"]) -> None:
-    graph = headed(method)
-    batch = {"image": pictures(2, 3, 9, 13), "label": np.arange(2 * 9 * 13).reshape(2, 9, 13) % 4}
-    require_close(steps(graph, batch, "fast"), steps(graph, batch, "plain"), 1e-9)
 
 
 def multiply_adds(speed: Speed) -> int:

@@ -49,10 +49,9 @@ def test_help_and_version_import_nothing_heavy(option: str) -> None:
 
 
 def test_a_mistyped_option_is_told_with_the_nearest(invoke: Any) -> None:
-    assert (
-        invoke.refused(main, "--benchmrk", "lip")
-        == "gsto-train: No such option '--benchmrk' (nearest: --benchmark)"
-    )
+    refused = invoke.refused(main, "--benchmrk", "lip")
+    # click before 8.4 has a colon and no quotes.
+    assert re.fullmatch(r"gsto-train: No such option:? '?--benchmrk'? \(nearest: --benchmark\)", refused)
 
 
 def test_help_points_at_the_list(invoke: Any) -> None:
@@ -94,7 +93,7 @@ def on_a_terminal(plugin_folder: Path, pictures: Path, **environment: str) -> st
     done = subprocess.Popen(
         [sys.executable, "-c", "from gsto_train.commands.train import main; main()", *arguments],
         env={
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "NO_COLOR"},
             "PYTHONPATH": str(plugin_folder),
             "TERM": "xterm",
             "COLUMNS": "120",
@@ -117,7 +116,7 @@ def test_a_terminal_shows_a_bar_with_loss_learning_rate_and_time_left(
     linear: ModuleType, plugin_folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shown = on_a_terminal(plugin_folder, pictures, NO_COLOR="")
+    shown = on_a_terminal(plugin_folder, pictures)
     assert re.search(r"step 20/20 .*━.*loss \d\.\d+  learning rate 0\.\d+ .*left", shown)
     assert COLOUR.search(shown)
 

@@ -100,8 +100,8 @@ def test_a_write_that_fails_costs_nothing_wherever_it_is(
     with disk.installed(range(first, 10**9 if lasting else first + 1)):
         failed = command("--output", "run", settings=SHORT)
     assert failed.status in (0, 1, 2)
-    if lasting:
-        assert failed.status != 0
+    if lasting and failed.status == 0:  # The report alone, which comes last, can be missing.
+        assert "no report.html" in failed.error
     if failed.status:
         assert "run" in failed.failure
         assert go_on(command, "run").status == 0

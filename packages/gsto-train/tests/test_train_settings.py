@@ -197,6 +197,7 @@ def test_only_what_no_step_depends_on_may_change_when_a_run_resumes() -> None:
     free = {key for key in describe(Settings) if is_free(Settings, key)}
     assert free == {
         "data.folder",
+        "data.decoded",
         "train.device",
         "train.log_every",
         "train.checkpoint_every",

@@ -20,7 +20,16 @@ from gsto_jax.optimizers import slots_of, transformation, with_slots
 from gsto_jax.place import Place, numbers
 from gsto_jax.program import Program, Tensors, channels, split, to_canonical
 from gsto_spec import Graph
-from gsto_spec.backend import LOSS_SCALE, OPTIMIZER_PREFIX, Batch, Speed, Training, slot_kinds, split_state
+from gsto_spec.backend import (
+    LOSS_SCALE,
+    OPTIMIZER_PREFIX,
+    BackendError,
+    Batch,
+    Speed,
+    Training,
+    slot_kinds,
+    split_state,
+)
 from gsto_spec.errors import GstoError
 from gsto_spec.objective import Heatmap
 from gsto_spec.sizes import show
@@ -195,8 +204,7 @@ class JaxTrainer:
         batch = self.place.batch(arrays)
         images, parts = len(batch["image"]), self.training.micro_batches
         if images % parts:
-            expected = f"a divisor of the batch's {images} images"
-            raise GstoError(f"micro_batches: expected {expected}, found {parts}")
+            raise BackendError(f"micro_batches: expected a divisor of a batch of {images}, found {parts}")
         return batch
 
     def _batch_of(self, shape: tuple[int, int, int, int]) -> dict[str, tuple[tuple[int, ...], Any]]:

@@ -80,7 +80,7 @@ class TorchBackend:
         """See `gsto_spec.backend.Backend.predictor`."""
         place, resolved = self._resolve(device, precision)
         if speed == "plain":
-            return TorchPredictor(compile_in(graph, weights, resolved), place, speed)
+            return TorchPredictor(compile_in(graph, weights, resolved), place, resolved, speed)
         if speed == "fast":
             return OptimizedPredictor(graph, weights, place, resolved)
         # Here, since torch takes a second to import its compiler.

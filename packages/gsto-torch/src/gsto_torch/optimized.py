@@ -26,4 +26,4 @@ class OptimizedPredictor(TorchPredictor):
     ) -> None:  # fmt: skip
         model = compile_in(*optimize(graph, weights, rules=rules), precision)
         model.overwrite()
-        super().__init__(model.eval().requires_grad_(False), device)
+        super().__init__(model.eval().requires_grad_(False), device, precision)

@@ -26,8 +26,10 @@ class TorchPredictor:
     At any speed but `plain` its layout is channels_last, and on the CPU freed memory is kept.
     """
 
-    def __init__(self, model: CompiledGraph, device: torch.device, speed: Speed = "fast") -> None:
-        self.device = device
+    def __init__(
+        self, model: CompiledGraph, device: torch.device, precision: Precision, speed: Speed = "fast"
+    ) -> None:
+        self.device, self.dtype = device, stored_type(precision)
         self.model = model.to(device)
         self.layout = torch.contiguous_format
         if speed != "plain":
@@ -35,8 +37,6 @@ class TorchPredictor:
             _channels_last(self.model)
             if device.type == "cpu":
                 keep_freed_memory()
-        stored = (tensor for tensor in model.state_dict().values() if tensor.is_floating_point())
-        self.dtype = next((tensor.dtype for tensor in stored), torch.float32)
 
     def predict(self, images: NDArray[Any]) -> Arrays:
         """Output name -> N x K x h x w, in the type of the model's weights."""
@@ -67,10 +67,14 @@ def _channels_last(model: CompiledGraph) -> CompiledGraph:
     return model
 
 
+def stored_type(precision: Precision) -> torch.dtype:
+    """The type of weights, statistics and pictures in a precision of `gsto_spec.precision`."""
+    return DTYPES["float64" if precision == "float64" else "float32"]
+
+
 def compile_in(graph: Graph, weights: Mapping[str, NDArray[Any]], precision: Precision) -> CompiledGraph:
     """The module that computes in a precision of `gsto_spec.precision`."""
-    wide = DTYPES["float64" if precision == "float64" else "float32"]
-    return compile(graph, weights, dtype=wide, precision=precision)
+    return compile(graph, weights, dtype=stored_type(precision), precision=precision)
 
 
 def moved(array: NDArray[Any], device: torch.device) -> Tensor:

@@ -51,7 +51,7 @@ class TorchTrainer(TorchPredictor):
         if (problem := graph.training_form_violation()) is not None:
             raise problem
         learnt = training.learnt(graph)
-        super().__init__(compile_in(graph, weights, precision), device, speed)
+        super().__init__(compile_in(graph, weights, precision), device, precision, speed)
         self.training, self.processes = training, processes
         named = dict(self.model.named_parameters())
         for name in named.keys() - (learnt.keys() & _reached(graph)):

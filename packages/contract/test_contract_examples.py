@@ -3,32 +3,29 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from numpy.typing import NDArray
 
-from gsto_jax.backend import JaxBackend
+from contract.definition import STEP
+from contract.framework import Array, Arrays
 from gsto_spec import Graph, HRNet, build, evaluate, initial_weights
-from gsto_spec.backend import Training
+from gsto_spec.backend import Backend, Training
 from gsto_spec.locate import locate
 from gsto_spec.objective import SGD, Objective, objective_value
 from gsto_spec.users_code import attribute
 
-Arrays = dict[str, NDArray[Any]]
-EXAMPLES = Path(__file__).parents[3] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 RATE = 0.05
 
 
 def two_layer_gate() -> Graph:
-    """The example's gate in a network of fewer channels, without supervision: half as long to compile."""
+    """The example's gate in a network of fewer channels."""
     variant = attribute("two_layer_gate:network")
     assert isinstance(variant, HRNet)
     small = replace(variant, widths=(4, 5, 6, 7), modules=(1, 1, 1), blocks=1, layer1_blocks=1,
-                    layer1_width=2, stem_width=4, classes=5,
-                    supervised_stages=(), transition_gate=None)  # fmt: skip
+                    layer1_width=2, stem_width=4, classes=5)  # fmt: skip
     return build(small)
 
 
@@ -50,24 +47,24 @@ def batch_of(graph: Graph) -> Arrays:
     }
 
 
-def slope(graph: Graph, weights: Mapping[str, NDArray[Any]], way: Arrays, batch: Arrays) -> float:
+def slope(graph: Graph, weights: Mapping[str, Array], way: Arrays, batch: Arrays) -> float:
     """The loss's derivative along `way`, by the complex step."""
-    moved = {name: weights[name] + 1e-30j * way.get(name, np.zeros(())) for name in weights}
+    moved = {name: weights[name] + STEP * 1j * way.get(name, np.zeros(())) for name in weights}
     outputs, _ = evaluate(graph, moved, {"image": batch["image"]}, np.complex128, train_mode=True)
-    return float(np.imag(objective_value(Objective(), outputs, batch)["loss"]) / 1e-30)
+    return float(np.imag(objective_value(Objective(), outputs, batch)["loss"]) / STEP)
 
 
-def test_outputs_are_those_of_the_definition(graph: Graph) -> None:
+def test_outputs_are_those_of_the_definition(backend: Backend, graph: Graph) -> None:
     weights, image = initial_weights(graph), batch_of(graph)["image"]
-    found = JaxBackend().predictor(graph, weights, device="cpu", precision="float64").predict(image)
+    found = backend.predictor(graph, weights, device="cpu", precision="float64").predict(image)
     for name, wanted in evaluate(graph, weights, {"image": image}).items():
         assert_allclose(found[name], wanted, rtol=0, atol=1e-10 * np.abs(wanted).max())
 
 
-def test_a_training_step_is_that_of_the_definition(graph: Graph) -> None:
+def test_a_training_step_is_that_of_the_definition(backend: Backend, graph: Graph) -> None:
     weights, batch = initial_weights(graph), batch_of(graph)
     training = Training(Objective(), SGD(momentum=0.0, weight_decay=0.0))
-    trainer = JaxBackend().trainer(graph, weights, training, device="cpu", precision="float64")
+    trainer = backend.trainer(graph, weights, training, device="cpu", precision="float64")
     losses = trainer.step(batch, RATE)
     outputs, statistics = evaluate(graph, weights, {"image": batch["image"]}, train_mode=True)
     for name, wanted in objective_value(Objective(), outputs, batch).items():
