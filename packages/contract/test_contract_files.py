@@ -154,3 +154,68 @@ def test_a_bfloat16_model_is_saved_as_what_any_backend_reads(
     again, kept = package.weights_of(package.load(tmp_path)), package.weights_of(model)
     for name, array in kept.items():
         assert np.array_equal(again[name], array.astype(np.float32))
+
+
+CARD: dict[str, Any] = {
+    "classes": ["sky", "road"], "palette": [[1, 2, 3], [4, 5, 6]],
+    "preprocessing": {"mean": [0.5, 0.5, 0.5]}, "metrics": {"mean_iou": 0.5}, "licence": "MIT",
+}  # fmt: skip
+
+
+@pytest.fixture
+def shared(package: Any, trained: Any, tmp_path: Path) -> Path:
+    """A directory to share whose card tells everything."""
+    package.save_pretrained(trained, tmp_path / "shared", CARD)
+    return tmp_path / "shared"
+
+
+def card_of(folder: Path) -> dict[str, Any]:
+    found = inspect_directory(folder)
+    return {**found.card, "problems": found.problems}
+
+
+def test_a_model_that_came_from_a_directory_keeps_its_card(
+    package: Any, trained: Any, shared: Path, tmp_path: Path
+) -> None:
+    assert trained.card is None
+    for index, opened in enumerate((package.from_pretrained, package.load)):
+        model = opened(shared)
+        assert {key: model.card[key] for key in CARD} == CARD
+        package.save_pretrained(model, tmp_path / f"{index}", {"licence": "CC0-1.0"})
+        assert card_of(tmp_path / f"{index}") == card_of(shared) | {"licence": "CC0-1.0"}
+
+
+def test_the_scores_of_other_weights_are_not_kept(
+    package: Any, framework: Framework, shared: Path, tmp_path: Path
+) -> None:
+    model = package.from_pretrained(shared)
+    framework.assign(model, "bn1.bias", 0.25)
+    package.save_pretrained(model, tmp_path / "other")
+    package.save_pretrained(model, tmp_path / "scored", {"metrics": {"mean_iou": 0.75}})
+    kept = card_of(tmp_path / "other")
+    assert kept["problems"] == () and "metrics" not in kept
+    assert all(kept[key] == CARD[key] for key in CARD if key != "metrics")
+    assert kept["weights_sha256"] != card_of(shared)["weights_sha256"]
+    assert card_of(tmp_path / "scored")["metrics"] == {"mean_iou": 0.75}
+
+
+def test_of_a_run_s_folder_the_model_in_it_is_opened(
+    package: Any, trained: Any, output: Any, tmp_path: Path
+) -> None:
+    package.save_pretrained(trained, tmp_path / "run" / "model")
+    (tmp_path / "run" / "graph.json").write_text(trained.graph.to_json())
+    for opened in (package.load, package.from_pretrained):
+        model = opened(tmp_path / "run")
+        model.eval()
+        assert np.array_equal(output(model), output(trained))
+    found = package.read_checkpoint(tmp_path / "run", trained.graph)
+    assert equal(found, package.weights_of(trained))
+
+
+def test_a_name_that_was_not_built_is_refused_with_what_builds_it(package: Any) -> None:
+    name = "gsto-hrnet-w16-mini"
+    mend = rf"^graph: expected a Graph, found the name '{name}': build it by gsto_spec\.build\('{name}'\)$"
+    with pytest.raises(TypeError, match=mend):
+        package.compile(name)
+    with pytest.raises(TypeError, match=r"^graph: expected a Graph, found int; gsto_spec\.build makes one$"):
+        package.compile(3)

@@ -100,7 +100,7 @@ def test_anybodys_backend_is_found_by_module_and_attribute(attribute: str) -> No
         ("abacus_backend:Abakus", "abacus_backend has no Abakus (nearest: Abacus)"),
         ("abacsu_backend:Abacus", "cannot import abacsu_backend: no such module here"),
         ("abacus_backend:", "expected module:attribute, such as"),
-        ("abacus_backend:fails", "abacus_backend:fails: its own code failed: RuntimeError: no beads"),
+        ("abacus_backend:fails", "abacus_backend.py line 16: RuntimeError: no beads"),
         ("abacus_backend:beads", "expected a Backend or what makes one, found int without name, "),
     ],
 )

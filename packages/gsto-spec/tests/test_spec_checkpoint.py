@@ -212,7 +212,7 @@ def test_another_trunk_is_one_complete_list(
     read: Callable[..., LoadedWeights], other: HRNet, turned: bool, initialize: bool
 ) -> None:
     source, graph = (build(PLAIN), build(other))[:: -1 if turned else 1]
-    text = str(refusal(read, random_weights(source), graph, initialize=initialize))
+    error = refusal(read, random_weights(source), graph, initialize=initialize)
     for name in {**source.parameters, **graph.parameters}:
         found, expected = source.parameters.get(name), graph.parameters.get(name)
         residual = re.match(r"conv|bn|layer|stage\d\.\d\.branches", name)
@@ -220,10 +220,41 @@ def test_another_trunk_is_one_complete_list(
             verdict = (
                 "is missing" if found is None else f"has shape {found}" if expected else "is not declared"
             )
-            assert f"{name} {verdict}" in text
+            assert any(text.startswith(f"{name} {verdict}") for text in error.offenders)
         else:
-            assert f" {name} " not in text
-    assert "is it of another architecture?" in text
+            assert not any(text.startswith(f"{name} ") for text in error.offenders)
+    assert "is it of another architecture?" in str(error)
+
+
+def test_of_a_checkpoint_of_another_network_the_verdict_comes_first_and_the_rest_is_counted(
+    read: Callable[..., LoadedWeights], tmp_path: Path
+) -> None:
+    graph, other = build(GSTO), random_weights(build(replace(PLAIN, widths=(3, 5, 7, 9))))
+    error = refusal(read, other, graph)
+    text = str(error).partition(".safetensors: ")[2]
+    kept = len(error.report.loaded) + len(error.report.misshapen)
+    assert text.startswith(f"of the architecture's {len(graph.parameters):,} tensors the file has {kept:,}")
+    assert "; is it of another architecture? " in text
+    named, _, counted = text.partition("; and ")
+    assert all(kind in named for kind in ("is missing", "has shape"))
+    assert named.count(";") == 4
+    rest = re.fullmatch(r"([\d,]+) more: (.*)", counted)
+    assert rest and int(rest[1].replace(",", "")) == len(error.offenders) - 4
+    assert sum(map(int, re.findall(r"\((\d+)\)", rest[2]))) == len(error.offenders) - 4
+    assert "\n" not in text and len(text) < 600
+
+
+def test_weights_of_another_network_are_told_with_the_verdict_first_too(tmp_path: Path) -> None:
+    graph, other = build(GSTO), random_weights(build(PLAIN))
+    with pytest.raises(WeightsError) as raised:
+        save_directory(tmp_path / "a", graph, other)
+    text = str(raised.value)
+    told = (
+        f"weights: of the {len(graph.parameters):,} tensors expected {len(other):,} are there in their shape"
+    )
+    assert text.startswith(f"{told}; are they of another architecture? ")
+    assert len(raised.value.offenders) == len(graph.parameters) - len(other)
+    assert "\n" not in text and len(text) < 600
 
 
 def test_everything_wrong_is_listed_at_once(read: Callable[..., LoadedWeights]) -> None:
@@ -398,6 +429,8 @@ def test_names_of_a_hostile_file_are_printed_on_one_line_and_short(
 ) -> None:
     extra = {"x\x1b[2J\n": np.ones(1), "y" * 5000: np.ones(1)}
     text = str(refusal(read, random_weights(build(PLAIN)) | extra, build(PLAIN)))
+    more = {f"{index}{'.1' * 100_000}!": np.ones(1) for index in range(9)}
+    assert len(str(refusal(read, more | random_weights(build(PLAIN)), build(PLAIN)))) < 1500
     assert "x\\x1b[2J\\n is not declared" in text
     assert "y" * 100 in text and "y" * 200 not in text
 

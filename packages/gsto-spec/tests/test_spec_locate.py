@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gsto_spec import GstoError, build, variant
+from gsto_spec import GstoError, VariantError, build, initial_weights, variant
 from gsto_spec.locate import LocateError, locate
+from gsto_spec.weights import save_directory
 
 MODULE = """
 import dataclasses, gsto_spec
@@ -16,6 +17,17 @@ def for_classes(classes):
 class Family:
     member = small
 number = 3
+"""
+
+
+GATED = """import dataclasses, gsto_spec
+
+def my_gate(build, path, x):
+    return {}
+
+network = dataclasses.replace(
+    gsto_spec.variant("gsto-hrnet-w16-mini"), fusion_gate=my_gate, supervised_stages=()
+)
 """
 
 
@@ -74,10 +86,17 @@ def test_what_is_not_there_is_named_with_what_is_near(tmp_path: Path, module: st
 @pytest.mark.parametrize(
     ("code", "failure"),
     [
-        ("def network(classes):\n    raise KeyError('width')", "its own code failed: KeyError: 'width'"),
+        (
+            "def network(classes):\n    raise KeyError('width')",
+            "its own code failed: {file} line 2: KeyError: 'width'",
+        ),
         ("network = lambda: 1", "its own code failed: TypeError: "),
-        ("import sys; sys.exit(7)", "its own code failed: SystemExit: 7"),
-        ("network = 1 / 0", "its own code failed: ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit(7)", "its own code failed: {file} line 1: SystemExit: 7"),
+        ("network = 1 / 0", "its own code failed: {file} line 1: ZeroDivisionError: division by zero"),
+        (
+            GATED.format("build.conv2d(path, x, 1, kernel_size=3)"),
+            "its own code failed: {file} line 4: TypeError: ",
+        ),
         ("network = (", "its own code failed: SyntaxError: "),
         ("import no_such_thing", "cannot import no_such_thing: no such module here"),
     ],
@@ -90,8 +109,51 @@ def test_code_of_ones_own_that_fails_is_told_in_one_line(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LocateError) as caught:
         locate(f"{name}:network")
-    assert str(caught.value).startswith(f"{name}:network: {failure}")
+    told = failure.format(file=f"{name}.py")
+    assert str(caught.value).startswith(f"{name}:network: {told}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["fusion_gate", "transition_gate", "attention"])
+@pytest.mark.parametrize(("code", "returned"), [("None", "nothing"), ("build", "a GraphBuilder")])
+def test_a_gate_that_returns_no_node_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, code: str, returned: str
+) -> None:
+    name = f"silent_{tmp_path.name.replace('-', '_').replace('[', '_').replace(']', '_')}"
+    (tmp_path / f"{name}.py").write_text(GATED.format(code).replace("fusion_gate", field))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(VariantError) as caught:
+        locate(f"{name}:network")
+    assert str(caught.value).endswith(
+        "expected the function to return its last node's name, as `return build.sigmoid(g)` does, found "
+        f"my_gate, which returns {returned}"
+    )
+
+
+def test_a_python_file_is_answered_with_how_to_name_what_is_in_it() -> None:
+    for file, module in (("mine.py", "mine"), ("nets/mine.py", "nets.mine"), ("/there/mine.py", "mine")):
+        with pytest.raises(LocateError) as caught:
+            locate(file)
+        assert str(caught.value) == (
+            f"{file}: expected module:attribute, found a file; give {module}:NAME for NAME in it"
+        )
+
+
+def test_a_directory_stands_for_the_graph_of_the_model_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = build("gsto-hrnet-w16-mini", classes=5)
+    save_directory(tmp_path / "run" / "model", graph, initial_weights(graph))
+    (tmp_path / "gsto-hrnet-w16-mini").mkdir()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for text in ("run/model", "run/model/", str(tmp_path / "run")):
+        assert locate(text).digest == graph.digest
+    assert locate("gsto-hrnet-w16-mini").digest == build("gsto-hrnet-w16-mini").digest
+    with pytest.raises(LocateError, match=r"^run: output stage4 has 5 channels, expected one for each of 7 "):
+        locate("run", classes=7)
+    with pytest.raises(LocateError, match=r"^empty/graph\.json: cannot be read: No such file or directory"):
+        locate("empty")
 
 
 def test_a_function_s_own_default_stands_where_no_number_of_classes_is_given(

@@ -209,6 +209,21 @@ def test_the_command_writes_saved_weights_optimized(saved: tuple[Path, Graph, Ar
     np.testing.assert_allclose(got["stage4"], want, rtol=0, atol=16 * np.abs(rounded - want).max())
 
 
+def test_of_a_directory_the_command_takes_graph_and_weights(saved: tuple[Path, Graph, Arrays]) -> None:
+    folder, _, _ = saved
+    model, files = str(folder / "model"), [folder / f"{index}.onnx" for index in range(4)]
+    for file, asked in zip(
+        files, ((f"{model}/graph.json", "--weights", model), (model,), (str(folder),),
+                (f"{model}/graph.json", "--weights", str(folder))), strict=True,
+    ):  # fmt: skip
+        status, text = export(*asked, "--onnx", str(file))
+        assert status == 0 and "initial weights" not in text
+    assert len({file.read_bytes() for file in files}) == 1
+    status, text = export(model, "--classes", "9", "--onnx", str(folder / "9.onnx"))
+    assert status == 2 and "has 2 channels, expected one for each of 9 classes" in text
+    assert text.count("\n") == 1 and not (folder / "9.onnx").exists()
+
+
 def test_the_command_refuses_in_one_line(saved: tuple[Path, Graph, Arrays]) -> None:
     folder, _, _ = saved
     graph = str(folder / "model/graph.json")

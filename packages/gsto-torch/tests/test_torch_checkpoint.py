@@ -206,8 +206,9 @@ def test_a_checkpoint_of_another_network_is_one_complete_list(
     text = str(raised.value)
     assert text.startswith(f"{tmp_path / 'a.pth'}: ") and "\n" not in text
     wrong = {name for name, shape in source.parameters.items() if graph.parameters.get(name) != shape}
-    assert all(f"{name} has shape" in text or f"{name} is not declared" in text for name in wrong)
-    assert all(part in text for part in texts)
+    listed = "; ".join(raised.value.offenders)
+    assert all(f"{name} has shape" in listed or f"{name} is not declared" in listed for name in wrong)
+    assert all(part in f"{text}; {listed}" for part in texts)
     assert ("classes" in text) == (other == replace(GSTO, classes=5))
 
 

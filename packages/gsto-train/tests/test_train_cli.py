@@ -317,12 +317,6 @@ def test_a_benchmark_of_pictures_without_a_folder_asks_for_it(command: Any) -> N
     assert "--data DIR" in failed.failure
 
 
-def test_a_folder_has_no_effect_on_generated_scenes(command: Any, pictures: Path) -> None:
-    failed = command("--benchmark", "scenes", "--data", str(pictures), "--output", "run", new=False)
-    assert failed.status == 2
-    assert "setting 'data.folder' has no effect" in failed.failure
-
-
 def remove_a_picture(folder: Path) -> str:
     (folder / "3.png").unlink()
     return "3.png"

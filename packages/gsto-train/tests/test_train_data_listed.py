@@ -270,7 +270,7 @@ def test_a_label_value_out_of_range_is_told_with_its_place(folder: Path) -> None
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (None, "no such file; write one, or give the names or the number of classes"),
+        (None, 'no such file; write one, such as {"num_classes": 11}, or give the names (data.classes)'),
         ("{", "expected a JSON object, found an error"),
         ("[1]", "expected a JSON object, found a list"),
         ("{}", 'expected "classes", a list of names, or "num_classes", found None'),

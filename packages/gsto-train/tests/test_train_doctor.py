@@ -138,6 +138,19 @@ def test_all_that_works_ends_with_0(only: Any, pictures: Path, monkeypatch: Any,
     assert f"data: GSTO_DATA_FOLDER={pictures}, for folder: 2 to score on" in out.splitlines()
 
 
+def test_what_is_missing_is_installed_from_an_index_or_a_checkout(
+    only: Any, monkeypatch: Any, invoke: Any
+) -> None:
+    only("good")
+    monkeypatch.setattr("gsto_train.doctor.examination.package_version", lambda name: None)
+    found = json.loads(invoke(main, "--json")[1])["optional"]
+    checkout = ", from a checkout: pip install -c constraints.txt "
+    assert found["jax"]["install"] == f"pip install 'gsto-train[jax]'{checkout}./packages/gsto-jax"
+    assert (
+        found["plot"]["install"] == f"pip install 'gsto-train[plot]'{checkout}'./packages/gsto-train[plot]'"
+    )
+
+
 def test_what_is_broken_ends_with_1(only: Any, monkeypatch: Any, tmp_path: Path, invoke: Any) -> None:
     only("good", "crash")
     monkeypatch.setenv("GSTO_DATA_CITYSCAPE", str(tmp_path))

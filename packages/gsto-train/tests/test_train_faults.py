@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -384,7 +385,7 @@ def test_where_the_time_went_is_told_and_kept_apart_from_the_metrics(command: An
         assert line["images_per_second"] > 0
         assert 0 <= line["data_wait"] <= 1
     parts = json.loads(Path("run/result.json").read_text())["seconds_by_part"]
-    assert set(parts) == {"data", "step", "evaluation", "checkpoint"}
+    assert set(parts) == {"preparation", "data", "step", "evaluation", "checkpoint"}
     assert all(seconds > 0 for seconds in parts.values())
 
 
@@ -414,7 +415,22 @@ def test_what_a_step_takes_is_said_before_it_with_advice_where_it_will_not_fit(
     assert tight.status == 0
     assert "warning: that will not fit" in tight.error
     assert any(line.startswith("  train.") for line in tight.error.splitlines())
-    assert "memory: 3.00 GiB for a step on each device, by the compiler" in tight.error
+    compiled = "memory: 3.00 GiB for a step on each device, by the compiler"
+    assert f"compiling a step, which may take minutes\n{compiled}\n" in tight.error
+    assert "compiling" not in done.error
+
+
+def test_what_a_backend_takes_to_get_ready_is_a_part_of_its_own(
+    command: Any, monkeypatch: pytest.MonkeyPatch, linear: ModuleType
+) -> None:
+    def compiling(self: object, shape: tuple[int, ...]) -> dict[str, int]:
+        now = time.monotonic
+        monkeypatch.setattr("gsto_train.stopwatch.time.monotonic", lambda: now() + 1000)
+        return {"peak": 1}
+
+    monkeypatch.setattr(linear.LinearTrainer, "memory_analysis", compiling, raising=False)
+    done = command("--output", "run", settings=SHORT)
+    assert "slowest part: preparation (preparation 100%, " in done.out
 
 
 @pytest.mark.parametrize(

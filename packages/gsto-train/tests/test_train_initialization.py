@@ -45,9 +45,10 @@ def test_what_the_file_lacks_is_drawn_from_the_seed_and_named(command: Any, weig
     assert "kept as initialised (seed 0), 1 tensors" in done.error
 
 
-def test_a_saved_models_folder_serves_as_well(command: Any) -> None:
+@pytest.mark.parametrize("source", ["first/model", "first"])
+def test_a_saved_models_folder_serves_as_well(command: Any, source: str) -> None:
     assert command("--output", "first").status == 0
-    done = command("--output", "second", settings=(*NO_STEP, "architecture.initialize_from=first/model"))
+    done = command("--output", "second", settings=(*NO_STEP, f"architecture.initialize_from={source}"))
     assert done.status == 0, done.error
     first, second = trained("first"), trained("second")
     assert all(np.allclose(first[name], second[name]) for name in first)

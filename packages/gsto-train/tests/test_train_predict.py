@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -130,6 +131,37 @@ def test_pictures_are_read_as_data_are_and_odd_ones_passed_over(
     assert str(folder / "broken.jpg") in error.splitlines()[-2]
     assert indices(Path("seen/index/deep/turned.png")).shape == (13, 7)
     assert indices(Path("seen/index/dot.png")).shape == (1, 1)
+
+
+def test_the_truth_may_hold_the_runs_own_ignore_label(
+    trained: Path, predict: Run, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "away" / "labels").mkdir(parents=True)
+    (pictures / "4_label.png").rename(tmp_path / "away" / "labels" / "4.png")
+    truth = ("--truth", str(tmp_path / "away" / "labels"))
+    status, _, error = predict(str(pictures / "4.png"), "--model", "run", "--output", "seen", *truth)
+    assert status == 0, error
+
+
+def test_where_nothing_is_predicted_nothing_is_left(trained: Path, predict: Run) -> None:
+    Path("notes.txt").write_text("no picture")
+    Path("mine").mkdir()
+    for output in ("new/seen", "mine"):
+        status, _, error = predict("notes.txt", "--model", "run", "--output", output)
+        assert status == 1
+        assert error.splitlines()[-1] == "gsto-predict: 1 of 1 picture was passed over, named above"
+    assert not Path("new").exists()
+    assert list(Path("mine").iterdir()) == []
+
+
+def test_a_run_that_has_not_ended_predicts_with_its_checkpoint(
+    command: Any, predict: Run, pictures: Path
+) -> None:
+    assert command("--output", "run").status == 0
+    shutil.rmtree("run/model")
+    status, _, error = predict(str(pictures / "4.png"), "--model", "run", "--output", "seen")
+    assert status == 0
+    assert "the run has not ended; using its checkpoint of step 20" in error.splitlines()
 
 
 def test_nothing_is_overwritten_without_being_told(

@@ -220,9 +220,26 @@ def test_a_baseline_of_other_classes_is_refused(models: Path, capfd: pytest.Capt
     assert "expected a network of the same 3 labels" in capfd.readouterr().err
 
 
-def test_a_truth_of_another_size_passes_the_picture_over(
+def test_a_truth_that_does_not_fit_costs_no_prediction(
     models: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(np.zeros((3, 4), np.uint8)).save("small.png")
     assert explain("--model", "gated", "--truth", "small.png") == 1
-    assert "small.png: this label is 4x3" in capfd.readouterr().err
+    warning, last = capfd.readouterr().err.splitlines()[-2:]
+    assert warning.startswith("warning: the truth is left out: small.png: this label is 4x3")
+    assert last == "gsto-predict: 1 of 1 truth was left out, named above"
+    summary = json.loads(Path("seen/predictions.json").read_text())
+    assert len(summary["pictures"]) == len(summary["without_truth"]) == 1
+    assert "small.png: this label is 4x3" in summary["without_truth"][0]["reason"]
+    assert Path("seen/index/picture.png").exists()
+
+
+def test_the_ignore_label_of_the_truths_classes_counts(models: Path) -> None:
+    label = np.asarray(Image.open("truth.png")).copy()
+    label[0] = 11
+    Path("labels").mkdir()
+    Image.fromarray(label).save("labels/picture.png")
+    assert explain("--model", "gated", "--truth", "labels") == 1
+    Path("classes.json").write_text(json.dumps({"num_classes": 3, "ignore_index": 11}))
+    assert explain("--model", "gated", "--truth", "labels", "--force") == 0
+    assert explain("--model", "gated", "--truth", "labels/picture.png", "--force") == 0

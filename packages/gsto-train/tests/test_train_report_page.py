@@ -106,7 +106,7 @@ def test_a_report_says_all_of_a_run(command: Any, report: Any, pictures: Path) -
     result = json.loads(Path("run/result.json").read_text())
     for value in (*result["metrics"]["iou"].values(), result["metrics"]["mean_iou"]):
         assert f"{value:.3f}" in found.text
-    for name in names:
+    for name in (*names, "validation picture 0, 4.png", "validation picture 1, 5.png"):
         assert name in found.text
     for line in (Path("run/metrics.jsonl").read_text().splitlines()[-1],):
         assert f"loss, {json.loads(line)['step']}: " in " ".join(found.titles).replace(

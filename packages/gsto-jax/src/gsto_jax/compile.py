@@ -5,6 +5,7 @@ The module is a thin shell: what runs is `gsto_jax.program.Program`, a pure func
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from gsto_jax.program import Program, check_numbers, errors_of_one_line, split, to_canonical, to_native
 from gsto_spec import Graph, GraphError, initial_weights
 from gsto_spec.backend import BackendError
+from gsto_spec.graph import require_graph
 from gsto_spec.weights import check_weights
 
 
@@ -33,8 +35,9 @@ def compile(
     an accelerator `jax.default_matmul_precision` decides whether its float32 products use TF32.
 
     Raises `WeightsError` where weights do not fit, `GraphError` for a path that no module can have,
-    `BackendError` for float64 without JAX's x64.
+    `BackendError` for float64 without JAX's x64, `TypeError` for what is no graph.
     """
+    require_graph(graph)
     chosen_type = jnp.dtype(dtype or jnp.float32)
     if jax.dtypes.canonicalize_dtype(chosen_type) != chosen_type:
         mend = "set jax.config.update('jax_enable_x64', True) first"
@@ -54,6 +57,8 @@ class CompiledGraph(nnx.Module):
     def __init__(self, graph: Graph, tensors: Mapping[str, NDArray[Any]]) -> None:
         """`tensors` holds `graph.parameters` in this backend's layout."""
         self.use_running_average = False
+        # Text: what a module holds beside its variables must be hashable.
+        self._card: str | None = None
         self._program = Program(graph)
         for name in graph.parameters:
             kind = nnx.Param if name in graph.trainable else nnx.BatchStat
@@ -63,6 +68,16 @@ class CompiledGraph(nnx.Module):
     def graph(self) -> Graph:
         """What the module was compiled from."""
         return self._program.graph
+
+    @property
+    def card(self) -> dict[str, Any] | None:
+        """What `card.json` told of a model that came from a directory, else None; set it whole."""
+        found: dict[str, Any] | None = None if self._card is None else json.loads(self._card)
+        return found
+
+    @card.setter
+    def card(self, card: Mapping[str, Any] | None) -> None:
+        self._card = None if card is None else json.dumps(card)
 
     def __call__(self, *inputs: Array) -> OrderedDict[str, Array]:
         """Output name -> N x h x w x K, in the order of `graph.outputs`; compiled once per shape.

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from gsto_jax.compile import CompiledGraph, compile, weights_of
 from gsto_spec import Graph, checkpoint, pretrained
 from gsto_spec.checkpoint import LoadedWeights
-from gsto_spec.weights import load_directory, save_directory
+from gsto_spec.weights import Weights, load_directory, save_directory
 
 
 def save(model: CompiledGraph, directory: str | Path, card: Mapping[str, Any] | None = None) -> None:
@@ -20,16 +20,29 @@ def save(model: CompiledGraph, directory: str | Path, card: Mapping[str, Any] | 
 
 
 def load(directory: str | Path, *, dtype: DTypeLike | None = None) -> CompiledGraph:
-    """Open a saved model, whichever backend wrote it; see `gsto_spec.weights.load_directory` for errors."""
-    graph, weights, _ = load_directory(directory)
-    return compile(graph, weights, dtype=dtype)
+    """Open a saved model, whichever backend wrote it, or the one in a run's folder; `card` tells of it.
+
+    See `gsto_spec.weights.load_directory` for errors.
+    """
+    return _compiled(*load_directory(directory), dtype)
+
+
+def _compiled(
+    graph: Graph, weights: Weights, card: Mapping[str, Any], dtype: DTypeLike | None
+) -> CompiledGraph:
+    model = compile(graph, weights, dtype=dtype)
+    model.card = card
+    return model
 
 
 def save_pretrained(
     model: CompiledGraph, directory: str | Path, card: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a directory to share, as the hub has it; see `gsto_spec.pretrained.save_pretrained`."""
-    pretrained.save_pretrained(directory, model.graph, weights_of(model), card)
+    """Write a directory to share, as the hub has it; see `gsto_spec.pretrained.save_pretrained`.
+
+    What `card` does not tell is taken from `model.card`, which a model from a directory has.
+    """
+    pretrained.save_pretrained(directory, model.graph, weights_of(model), card, former=model.card)
 
 
 def from_pretrained(
@@ -37,11 +50,11 @@ def from_pretrained(
 ) -> CompiledGraph:
     """Open a saved model in inference mode: a directory here, whoever wrote it, or the hub's `owner/name`.
 
-    A directory needs neither network nor library. The hub needs huggingface_hub; `revision` is a branch, tag
-    or commit there. Raises `HubError` where there is no such model, and else as `load` does.
+    A directory, a run's too, needs neither network nor library; `card` tells of the model. The hub needs
+    huggingface_hub; `revision` is a branch, tag or commit there. Raises `HubError` where there is no such
+    model, and else as `load` does.
     """
-    graph, weights, _ = pretrained.load_pretrained(name, revision=revision)
-    model = compile(graph, weights, dtype=dtype)
+    model = _compiled(*pretrained.load_pretrained(name, revision=revision), dtype)
     model.eval()  # type: ignore[no-untyped-call]
     return model
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from gsto_spec.checkpoint_names import (
     without_prefixes,
 )
 from gsto_spec.checkpoint_report import CheckpointReport, negative_text, shape_text, shown
-from gsto_spec.errors import GstoError, WeightsError
+from gsto_spec.errors import FEW, GstoError, WeightsError, listed
 from gsto_spec.graph import Graph
 from gsto_spec.ops import BatchNorm
 from gsto_spec.weights import Weights, initial_weights, load_directory, read_safetensors
@@ -34,10 +34,10 @@ Decode = Callable[[bytes], tuple[Tensors, list[str]]]
 
 
 class CheckpointError(WeightsError):
-    """A checkpoint that does not fit; the text lists every offender, `report` holds them as data."""
+    """A checkpoint that does not fit; `offenders` has a text for each tensor, `report` holds them as data."""
 
-    def __init__(self, message: str, report: CheckpointReport) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, report: CheckpointReport, offenders: Sequence[str] = ()) -> None:
+        super().__init__(message, offenders)
         self.report = report
 
 
@@ -70,7 +70,7 @@ def read_checkpoint(
     |scale| + eps, as in the networks that GSTO's authors trained; False as they are; None as they are too,
     with a `CheckpointWarning` that counts the negative ones.
 
-    Raises `WeightsError`: of one line for what is no such file, and else a `CheckpointError` that lists
+    Raises `WeightsError` for what is no such file, and else a `CheckpointError`, whose `offenders` are
     everything missing, unknown, misshapen, not finite, twice there or of another type.
     """
     tensors, notes = read_tensors(path, graph, initialize=initialize, decode=decode)
@@ -104,7 +104,7 @@ def read_tensors(
     try:
         return decode(place.read_bytes())
     except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
+        raise WeightsError(f"{path}: {error}", error.offenders) from None
 
 
 def _read_directory(path: Path, graph: Graph, initialize: bool) -> Tensors:
@@ -137,7 +137,7 @@ def fit_checkpoint(
     loaded = {name: named.tensors[name] for name in report.loaded}
     problems = [*named.duplicates, *_misfits(report, required), *_wrong_values(loaded, dtype)]
     if problems or (graph.parameters and not loaded):
-        raise CheckpointError(_refusal(report, named, problems), report)
+        raise CheckpointError(_refusal(report, named, problems), report, problems)
     if dtype is not None:
         report = replace(report, notes=(*report.notes, *_rounding(loaded, dtype)))
         loaded = {name: array.astype(dtype) for name, array in loaded.items()}
@@ -230,8 +230,10 @@ def _refusal(report: CheckpointReport, named: CanonicalTensors, problems: list[s
     if report.class_counts is not None:
         found = report.class_counts[0]
         first = f"{report.other_classes}: give --classes {found}, from Python classes={found}; "
-    listed = "; ".join(problems) or "nothing in it belongs to the architecture"
-    return f"{report.source}: {first}{listed} ({counts}{_mend(report)})"
+    told, verdict = listed(problems) or "nothing in it belongs to the architecture", counts + _mend(report)
+    if len(problems) <= FEW:
+        return f"{report.source}: {first}{told} ({verdict})"
+    return f"{report.source}: {first}{verdict}{' ' if verdict.endswith('?') else ': '}{told}"
 
 
 def _mend(report: CheckpointReport) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from gsto_spec.errors import module_of
 
 _LONGEST_NAME = 120
 
@@ -98,7 +99,7 @@ class CheckpointReport:
     def _parts(self) -> str:
         counts: dict[str, int] = {}
         for name in self.kept_as_initialized:
-            part = re.sub(r"(\.\d+)*\.\w+$", "", name)
+            part = module_of(name)
             counts[part] = counts.get(part, 0) + 1
         return ", ".join(f"{part} ({count:,})" for part, count in counts.items())
 

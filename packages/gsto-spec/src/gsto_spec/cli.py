@@ -30,7 +30,7 @@ from gsto_spec.draw import draw
 from gsto_spec.errors import GstoError, nearest, printable
 from gsto_spec.forms import FORMS, FormName
 from gsto_spec.graph import Graph
-from gsto_spec.locate import locate
+from gsto_spec.locate import is_directory, locate
 from gsto_spec.onnx import write_onnx
 from gsto_spec.passes import RULES, optimize
 from gsto_spec.published import CITYSCAPES, COCO, TABLES
@@ -123,7 +123,7 @@ class _Commands(click.Group):
 @click.version_option(gsto_spec.__version__, prog_name="gsto-spec")
 def main() -> None:
     """Networks for pixel labelling, declared once. An ARCHITECTURE is a name of the catalogue (see `list`), a
-    graph's FILE.json, or module:attribute.
+    graph's FILE.json, a saved model's or a run's directory, or module:attribute.
     """
 
 
@@ -295,9 +295,10 @@ def _optimize_facts(
 @_form
 @_outputs
 @click.option("--onnx", "file", type=click.Path(path_type=Path), required=True, metavar="FILE.onnx",
-              help="Where the ONNX model goes.")  # fmt: skip
+              help="Where the ONNX model goes; replaces FILE.onnx.")  # fmt: skip
 @click.option("--weights", type=click.Path(path_type=Path), metavar="DIR|CHECKPOINT",
-              help="A saved directory or a checkpoint [default: initial weights, for timing].")  # fmt: skip
+              help="A saved directory, a run's, or a checkpoint [default: a directory ARCHITECTURE's own; "
+                   "else initial weights, for timing].")  # fmt: skip
 @click.option("--inplace-abn/--no-inplace-abn", default=None,
               help="How batch norms' scales are meant: |scale| + eps, or as they are.")  # fmt: skip
 @click.option("--optimize", "optimized", is_flag=True, help="Apply the rewrites of `gsto-spec optimize`.")
@@ -315,6 +316,7 @@ def export_command(
     if file.suffix.lower() != ".onnx":
         raise GstoError(f"{file}: expected a name ending in .onnx")
     graph = locate(architecture, classes=classes, form=form)
+    weights = Path(architecture) if weights is None and is_directory(architecture) else weights
     values = _weights(weights, graph, inplace_abn)
     chosen = (rules or tuple(RULES)) if optimized else ()
     graph, values = optimize(graph, values, outputs=outputs or None, rules=chosen)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -33,8 +35,62 @@ class GraphError(GstoError):
         self.node, self.expected, self.found, self.label = node, expected, found, label
 
 
+FEW = 8
+"""As many offenders as a line names one by one."""
+
+_NAMED, _MODULES, _LONGEST_NAME = 4, 6, 120
+
+
 class WeightsError(GstoError):
-    """Tensors that do not fit a graph, or a file that does not hold any; lists every offender at once."""
+    """Tensors that do not fit a graph, or a file that does not hold any.
+
+    `offenders` has a text for every tensor that is missing, unknown, misshapen, ...; the line itself names
+    all of them where they are few, else some, and counts the others by module.
+    """
+
+    def __init__(self, message: str, offenders: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.offenders = tuple(offenders)
+
+
+def listed(offenders: Sequence[str]) -> str:
+    """Texts that begin with a tensor's name, on one line: all of a few, else some and the others' modules."""
+    if len(offenders) <= FEW:
+        return "; ".join(map(_shortened, offenders))
+    chosen = _of_every_kind(offenders)
+    rest = [text for index, text in enumerate(offenders) if index not in chosen]
+    named = "; ".join(_shortened(offenders[index]) for index in chosen)
+    return f"{named}; and {len(rest):,} more: {by_module(text.partition(' ')[0] for text in rest)}"
+
+
+def _of_every_kind(offenders: Sequence[str]) -> list[int]:
+    """The places of the first few, in turn of those that are missing, unknown, misshapen, ..."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for text in offenders:
+        kind = " ".join(text.split(" ")[1:3])
+        turns.append(seen[kind])
+        seen[kind] += 1
+    return sorted(sorted(range(len(turns)), key=turns.__getitem__)[:_NAMED])
+
+
+def module_of(name: str) -> str:
+    """The module that a tensor is of: `stage3.0.att_layers` of `stage3.0.att_layers.1.0.1.bias`."""
+    return re.sub(r"(\.\d+)*\.\w+$", "", name[:_LONGEST_NAME])  # Of an endless name that would take forever.
+
+
+def by_module(names: Iterable[str], most: int = _MODULES) -> str:
+    """How many tensors of each module, of the `most` largest: `stage3.0.att_layers (45), elsewhere (3)`."""
+    counts = Counter(map(module_of, names))
+    texts = [f"{_shortened(module, 40)} ({count:,})" for module, count in counts.most_common(most)]
+    elsewhere = counts.total() - sum(count for _, count in counts.most_common(most))
+    return ", ".join([*texts, f"elsewhere ({elsewhere:,})"] if elsewhere else texts)
+
+
+def _shortened(text: str, longest: int = _LONGEST_NAME) -> str:
+    """A text whose first word, a name that anyone may have written, is not endless."""
+    name, space, rest = text.partition(" ")
+    return text if len(name) <= longest else f"{name[:longest]}...{space}{rest}"
 
 
 def printable(text: object) -> str:

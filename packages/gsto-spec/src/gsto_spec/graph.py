@@ -304,6 +304,16 @@ def _leaf_violation(name: str, leaf: Parameter, users: list[Node]) -> GraphError
     return None
 
 
+def require_graph(graph: object) -> None:
+    """Raise `TypeError` for what is no graph, such as an architecture's name that was not built."""
+    if isinstance(graph, str):
+        raise TypeError(
+            f"graph: expected a Graph, found the name {graph!r}: build it by gsto_spec.build({graph!r})"
+        )
+    if not isinstance(graph, Graph):
+        raise TypeError(f"graph: expected a Graph, found {type(graph).__name__}; gsto_spec.build makes one")
+
+
 def stored_names(node: Node) -> tuple[str, ...]:
     """What the parameters of a conv2d or batch_norm are called in training form, in the order of operands."""
     roles = ("weight", "bias", "running_mean", "running_var")

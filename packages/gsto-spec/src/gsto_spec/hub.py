@@ -35,6 +35,8 @@ def find(name: str | Path, files: Sequence[str], *, revision: str | None = None)
     branch, tag or commit of the hub. The library huggingface_hub does the rest, with its own cache, token and
     environment variables (`HF_HUB_OFFLINE`, ...). Raises `HubError`.
     """
+    if not str(name):
+        raise HubError("expected a saved model's directory or owner/name, found an empty name")
     place = Path(name)
     if os.path.isdir(place):
         return place

@@ -1,17 +1,19 @@
-"""From what a user types to a graph: a catalogue name, a graph's JSON file, or `module:attribute`."""
+"""From what a user types to a graph: a catalogue name, a JSON file, a directory, or `module:attribute`."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from gsto_spec.catalog import build
+from gsto_spec.catalog import architectures, build
 from gsto_spec.errors import GstoError, nearest
 from gsto_spec.forms import FormName
 from gsto_spec.graph import Graph
 from gsto_spec.resnet import ResNet
 from gsto_spec.sizes import is_feature
-from gsto_spec.users_code import LocateError, attribute, made
+from gsto_spec.users_code import LocateError, attribute, guarded, made
 from gsto_spec.variants import HRNet
+from gsto_spec.weights import GRAPH_FILE, saved_model
 
 __all__ = ["LocateError", "locate"]
 
@@ -20,25 +22,44 @@ def locate(text: str, *, classes: int | None = None, form: FormName | None = Non
     """The graph that `text` names.
 
     `module:attribute` may be a `Graph`, a variant, or a function of the number of classes that gives one of
-    both; modules are looked for in the working folder too. `classes` and `form` replace a variant's; a graph
-    has its own, so giving a form for one is an error.
+    both; modules are looked for in the working folder too. A directory is a saved model's or a run's.
+    `classes` and `form` replace a variant's; a graph has its own, so giving a form for one is an error.
 
     Raises `LocateError`, or the error of the file, variant or graph itself.
     """
     if text.endswith(".json"):
         return _fixed(text, _read(Path(text)), classes, form)
+    if is_directory(text):
+        return _fixed(text, _read(saved_model(text) / GRAPH_FILE), classes, form)
     if ":" not in text:
-        return build(text, classes=classes, form=form)
+        return build(_name(text), classes=classes, form=form)
     found = attribute(text)
     if callable(found):
         found = made(text, found, classes)
     if isinstance(found, HRNet | ResNet):
-        return build(found, classes=classes, form=form)
+        with guarded(text, passed=GstoError):  # Its gates may be functions.
+            return build(found, classes=classes, form=form)
     if isinstance(found, Graph):
         return _fixed(text, found, classes, form)
     raise LocateError(
         f"{text}: expected a Graph, a variant or a function of classes, found {type(found).__name__}"
     )
+
+
+def is_directory(text: str) -> bool:
+    """Whether `locate` takes `text` for a directory: one that is here, and called like no architecture."""
+    return text not in architectures() and ":" not in text and os.path.isdir(text)
+
+
+def _name(text: str) -> str:
+    path = Path(text)
+    if path.suffix == ".py":
+        inside = path.with_suffix("").parts
+        module = ".".join(inside) if all(map(str.isidentifier, inside)) else path.stem
+        raise LocateError(
+            f"{text}: expected module:attribute, found a file; give {module}:NAME for NAME in it"
+        )
+    return text
 
 
 def _fixed(text: str, graph: Graph, classes: int | None, form: FormName | None) -> Graph:

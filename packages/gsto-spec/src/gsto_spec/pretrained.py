@@ -31,6 +31,7 @@ from gsto_spec.weights import (
     read_safetensors,
     require_saved,
     saved_files,
+    saved_model,
     write_files,
 )
 
@@ -44,8 +45,13 @@ def save_pretrained(
     graph: Graph,
     weights: Mapping[str, NDArray[Any]],
     card: Mapping[str, Any] | None = None,
+    *,
+    former: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a directory to share; see `weights.save_directory` for `card`.
+
+    `former` is the card that the network came with: what `card` does not tell is taken from it, but for
+    `metrics` where the graph or a bit of the weights is another now.
 
     Of the card's entries the page knows: architecture, benchmark, data, protocol, metrics, classes, palette,
     preprocessing, settings, licence. The golden answer takes one run of the definition, seconds for the
@@ -58,15 +64,18 @@ def save_pretrained(
     folder = Path(directory)
     if folder.is_dir() and (held := next(folder.iterdir(), None)) is not None:
         raise FileExistsError(f"{folder} holds {held.name} already; choose another directory")
-    write_files(folder, _files(graph, weights, card))
+    write_files(folder, _files(graph, weights, card or {}, former or {}))
 
 
 def _files(
-    graph: Graph, weights: Mapping[str, NDArray[Any]], card: Mapping[str, Any] | None
+    graph: Graph, weights: Mapping[str, NDArray[Any]], card: Mapping[str, Any], former: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    _check_classes(graph, card or {})
-    saved = saved_files(graph, weights, card)
-    told = {**(card or {}), "weights_sha256": hashlib.sha256(saved[WEIGHTS_FILE]).hexdigest()}
+    digest = hashlib.sha256(saved_files(graph, weights)[WEIGHTS_FILE]).hexdigest()
+    same = (former.get("graph_digest"), former.get("weights_sha256")) == (graph.digest, digest)
+    kept = {key: value for key, value in former.items() if same or key != "metrics"}
+    told = {**kept, **card, "weights_sha256": digest}
+    _check_classes(graph, told)
+    saved = saved_files(graph, weights, told)
     return {
         README_FILE: model_card(graph, told).encode(errors="replace"),
         CONFIG_FILE: json_bytes(config(graph, told)),
@@ -118,7 +127,7 @@ def inspect_directory(directory: str | Path) -> Inspected:
     Raises `WeightsError` or `GraphError` where a file is missing or broken, or where the tensors are not
     those of the graph.
     """
-    folder = Path(directory)
+    folder = saved_model(directory)
     if not (folder / GOLDEN_FILE).is_file():
         raise WeightsError(
             f"{folder / GOLDEN_FILE}: no such file; save the network again with save_pretrained"

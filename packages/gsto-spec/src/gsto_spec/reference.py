@@ -13,7 +13,7 @@ from typing import Any, assert_never, overload
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from gsto_spec.errors import GraphError, WeightsError
+from gsto_spec.errors import FEW, GraphError, WeightsError, listed
 from gsto_spec.graph import Graph, Node
 from gsto_spec.ops import (
     AdaptiveAvgPool,
@@ -316,7 +316,22 @@ def _bins(source: int, target: int) -> list[slice]:
 def check_arrays(what: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, Array]) -> None:
     """Raise `WeightsError`, listing every missing, undeclared and misshapen tensor at once."""
     if problems := array_problems(expected, found):
-        raise WeightsError(f"{what}: {'; '.join(problems)}")
+        raise misfit(what, expected, found, problems)
+
+
+def misfit(
+    what: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, Array], problems: Sequence[str]
+) -> WeightsError:
+    """The error of tensors with these problems; where they are many, how many fit stands first."""
+    if len(problems) <= FEW:
+        return WeightsError(f"{what}: {listed(problems)}", problems)
+    fit = sum(name in found and tuple(found[name].shape) == tuple(expected[name]) for name in expected)
+    others = sum(name not in expected for name in found)
+    verdict = f"of the {len(expected):,} tensors expected {fit:,} are there in their shape"
+    verdict += f", and {others:,} others" if others else ""
+    foreign = others or fit < len(expected)
+    ending = "; are they of another architecture? " if foreign else ": "
+    return WeightsError(f"{what}: {verdict}{ending}{listed(problems)}", problems)
 
 
 def array_problems(expected: Mapping[str, Sequence[int]], found: Mapping[str, Array]) -> list[str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import signature
@@ -11,20 +14,38 @@ from pathlib import Path
 
 from gsto_spec.errors import GstoError, nearest
 
+_LIBRARIES = (sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+_NOT_OWN = ("<", *(f"{folder}{os.sep}" for folder in (Path(__file__).parent, *_LIBRARIES)))
+"""How names of files begin whose code is not the user's; importing has no file."""
+
 
 class LocateError(GstoError):
     """A name, file or module that holds nothing of the kind looked for."""
 
 
 @contextmanager
-def guarded(text: str) -> Iterator[None]:
-    """Whatever the user's own code raises, in one line."""
+def guarded(text: str, passed: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    """Whatever the user's own code raises, in one line, but for errors that are to be `passed` on."""
     try:
         yield
+    except passed:
+        raise
     except ModuleNotFoundError as error:
         raise LocateError(f"{text}: cannot import {error.name}: no such module here") from error
     except (Exception, SystemExit) as error:
-        raise LocateError(f"{text}: its own code failed: {type(error).__name__}: {error}") from error
+        failure = f"{_place(error)}{type(error).__name__}: {error}"
+        raise LocateError(f"{text}: its own code failed: {failure}") from error
+
+
+def _place(error: BaseException) -> str:
+    """`FILE line N: `, the last of the user's own; nothing where none of it ran, as at a slip of syntax."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_NOT_OWN)]
+    if not own:
+        return ""
+    file = Path(own[-1].filename)
+    shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+    return f"{shown} line {own[-1].lineno}: "
 
 
 def made(text: str, function: Callable[..., object], classes: int | None) -> object:

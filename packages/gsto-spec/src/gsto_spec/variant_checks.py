@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
@@ -20,8 +21,11 @@ class VariantError(GstoError):
 def check_counts(variant: Any, *names: str) -> None:
     """Fields that are numbers of at least 1."""
     for name in names:
-        if not is_count(getattr(variant, name)):
-            raise VariantError(name, "at least 1", getattr(variant, name))
+        value = getattr(variant, name)
+        if type(value) is bool or not isinstance(value, Integral):
+            raise VariantError(name, "a whole number of at least 1", repr(value))
+        if not is_count(value):
+            raise VariantError(name, "at least 1", value)
 
 
 def check_tuples(variant: Any, length: int | None, *names: str) -> None:
@@ -60,6 +64,17 @@ def check_gate(variant: Any, name: str, valid: tuple[str, ...]) -> None:
     value = getattr(variant, name)
     if value is not None and not callable(value):
         check_one_of(variant, name, valid)
+
+
+def own_gate(function: Callable[..., object], build: object, path: str, x: str) -> str:
+    """The gate that a user's function builds. Raises `VariantError` where it returns no node's name."""
+    found = function(build, path, x)
+    if not isinstance(found, str):
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        returned = "nothing" if found is None else f"a {type(found).__name__}"
+        expected = "the function to return its last node's name, as `return build.sigmoid(g)` does"
+        raise VariantError(f"gate {path}", expected, f"{name}, which returns {returned}")
+    return found
 
 
 def check_form(variant: Any) -> None:

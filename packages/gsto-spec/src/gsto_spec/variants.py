@@ -33,6 +33,7 @@ from gsto_spec.variant_checks import (
     check_one_of,
     check_switch,
     check_tuples,
+    own_gate,
 )  # fmt: skip
 
 Head = Literal["hrnetv2", "hrnetv1"]
@@ -162,8 +163,10 @@ class _Assembly:
                 return spatial_gate
             case str():
                 raise AssertionError(kind)
+            case None:
+                return None
             case _:
-                return kind
+                return partial(own_gate, kind)
 
     def _stage(self, stage: int, branches: list[str]) -> list[str]:
         count = self.variant.modules[stage - 2]

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gsto_spec.errors import GraphError, GstoError, WeightsError
+from gsto_spec.errors import GraphError, GstoError, WeightsError, listed
 from gsto_spec.graph import Graph
 from gsto_spec.ops import Parameter
-from gsto_spec.reference import array_problems
+from gsto_spec.reference import array_problems, misfit
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -61,11 +61,11 @@ def check_tensors(
     """Raise `WeightsError`, listing every missing, undeclared, misshapen and not finite tensor at once."""
     odd = [f"{name} is no array of real numbers" for name, array in found.items() if not _is_real(array)]
     if odd:
-        raise WeightsError(f"{what}: {'; '.join(odd)}")
+        raise WeightsError(f"{what}: {listed(odd)}", odd)
     problems = array_problems(expected, found)
     problems += [f"{name} is not finite" for name, array in found.items() if not np.isfinite(array).all()]
     if problems:
-        raise WeightsError(f"{what}: {'; '.join(problems)}")
+        raise misfit(what, expected, found, problems)
 
 
 def _is_real(array: object) -> bool:
@@ -136,12 +136,12 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def load_directory(directory: str | Path) -> tuple[Graph, Weights, dict[str, Any]]:
-    """A saved model: its graph, weights and card.
+    """A saved model: its graph, weights and card. For a run's folder that is the model in it.
 
     Raises `FileNotFoundError`, and `WeightsError` or `GraphError` for files that are broken, foreign, or
     not the ones that the card describes.
     """
-    folder = Path(directory)
+    folder = saved_model(directory)
     require_saved(folder)
     graph = read_graph(folder / GRAPH_FILE)
     card = read_card(folder / CARD_FILE)
@@ -151,6 +151,16 @@ def load_directory(directory: str | Path) -> tuple[Graph, Weights, dict[str, Any
     digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     _check_described(folder / WEIGHTS_FILE, card.get("weights_sha256"), digest)
     return graph, weights, card
+
+
+def saved_model(directory: str | Path) -> Path:
+    """A saved model's own directory: `directory`, or the `model` in it, as a training run leaves it there."""
+    folder = Path(directory)
+    return folder / "model" if not _is_saved(folder) and _is_saved(folder / "model") else folder
+
+
+def _is_saved(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in (GRAPH_FILE, WEIGHTS_FILE, CARD_FILE))
 
 
 def require_saved(folder: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gsto_spec import Graph, GraphError, initial_weights
-from gsto_spec.graph import Node, stored_names
+from gsto_spec.graph import Node, require_graph, stored_names
 from gsto_spec.heads import heads
 from gsto_spec.ops import BatchNorm, Conv2d, Parameter
 from gsto_spec.precision import LOW, Precision
@@ -37,8 +37,10 @@ def compile(
     allocated or drawn). The module starts in training mode, as modules do. With `precision` bfloat16 or
     float16 each op computes and stores as `gsto_spec.precision` says, from parameters in float32.
 
-    Raises `WeightsError` where weights do not fit, `GraphError` for a path that no module can have.
+    Raises `WeightsError` where weights do not fit, `GraphError` for a path that no module can have, and
+    `TypeError` for what is no graph.
     """
+    require_graph(graph)
     device = torch.get_default_device()
     # Made without storage first: torch's own draw would cost time and move its generator.
     with torch.device("meta"):
@@ -56,11 +58,15 @@ def _fill(model: CompiledGraph, weights: Mapping[str, NDArray[Any]]) -> None:
 
 
 class CompiledGraph(nn.Module):
-    """A graph as a module; `graph` is what it was compiled from. Call it with the inputs, in order."""
+    """A graph as a module; `graph` is what it was compiled from. Call it with the inputs, in order.
+
+    `card` is what `card.json` told of a model that came from a directory, else None.
+    """
 
     def __init__(self, graph: Graph, precision: Precision | None = None) -> None:
         super().__init__()
         self.graph = graph
+        self.card: Mapping[str, Any] | None = None
         self.precision = precision
         self.watch: Watch | None = None
         # Set first, so that no path can take their names.

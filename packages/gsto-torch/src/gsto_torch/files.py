@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from gsto_spec import WeightsError, pretrained
-from gsto_spec.weights import load_directory, save_directory
+from gsto_spec import Graph, WeightsError, pretrained
+from gsto_spec.weights import Weights, load_directory, save_directory
 from gsto_torch.compile import CompiledGraph, compile, weights_of
 
 
@@ -22,23 +22,33 @@ def save(model: CompiledGraph, directory: str | Path, card: Mapping[str, Any] | 
 
 
 def load(directory: str | Path, *, dtype: torch.dtype | None = None) -> CompiledGraph:
-    """Open a saved model, whichever backend wrote it.
+    """Open a saved model, whichever backend wrote it, or the one in a run's folder; `card` tells of it.
 
     Raises `WeightsError` or `GraphError` for files that are missing, broken, foreign, or not the ones that
     the card describes.
     """
     try:
-        graph, weights, _ = load_directory(directory)
+        return _compiled(*load_directory(directory), dtype)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise WeightsError(str(error)) from None
-    return compile(graph, weights, dtype=dtype)
+
+
+def _compiled(
+    graph: Graph, weights: Weights, card: Mapping[str, Any], dtype: torch.dtype | None
+) -> CompiledGraph:
+    model = compile(graph, weights, dtype=dtype)
+    model.card = card
+    return model
 
 
 def save_pretrained(
     model: CompiledGraph, directory: str | Path, card: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a directory to share, as the hub has it; see `gsto_spec.pretrained.save_pretrained`."""
-    pretrained.save_pretrained(directory, model.graph, weights_of(model), card)
+    """Write a directory to share, as the hub has it; see `gsto_spec.pretrained.save_pretrained`.
+
+    What `card` does not tell is taken from `model.card`, which a model from a directory has.
+    """
+    pretrained.save_pretrained(directory, model.graph, weights_of(model), card, former=model.card)
 
 
 def from_pretrained(
@@ -46,8 +56,8 @@ def from_pretrained(
 ) -> CompiledGraph:
     """Open a saved model in inference mode: a directory here, whoever wrote it, or the hub's `owner/name`.
 
-    A directory needs neither network nor library. The hub needs huggingface_hub; `revision` is a branch, tag
-    or commit there. Raises `HubError` where there is no such model, and else as `load` does.
+    A directory, a run's too, needs neither network nor library; `card` tells of the model. The hub needs
+    huggingface_hub; `revision` is a branch, tag or commit there. Raises `HubError` where there is no such
+    model, and else as `load` does.
     """
-    graph, weights, _ = pretrained.load_pretrained(name, revision=revision)
-    return compile(graph, weights, dtype=dtype).eval()
+    return _compiled(*pretrained.load_pretrained(name, revision=revision), dtype).eval()

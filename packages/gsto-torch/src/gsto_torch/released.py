@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from gsto_spec import Graph, WeightsError, checkpoint
 from gsto_spec.checkpoint import LoadedWeights
 from gsto_spec.checkpoint_report import shown
+from gsto_spec.errors import listed
 from gsto_spec.ops import BatchNorm
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -71,7 +72,7 @@ class StateDictFile:
             if not (isinstance(name, str) and _dense(value))
         ]
         if problems:
-            raise WeightsError(f"expected a dict of dense tensors by name, but {'; '.join(problems)}")
+            raise WeightsError(f"expected a dict of dense tensors by name, but {listed(problems)}", problems)
         _refuse_larger_than_stored(entries.values(), len(data))
         widened = [name for name, tensor in entries.items() if _narrow(tensor)]
         if widened:

@@ -71,7 +71,7 @@ def attempt(
     from gsto_train.interrupts import Interrupted, Interrupts
 
     try:
-        with Interrupts().installed():
+        with Interrupts().installed(lambda status: fail(name, f"interrupted; {interrupted}", status)):
             return work()
     except (InputError, GstoError) as error:
         return fail(name, str(error), WRONG_INPUT)

@@ -3,12 +3,24 @@
 import atexit
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_PATIENCE = 1.0
+"""Seconds in which Python's own handler is to run; it cannot while a framework compiles, say."""
+
+_SHOW_CURSOR = "\x1b[?25h"
+
+_cut_short = threading.Event()
+"""Whether something was stopped in its middle, a framework perhaps."""
+
+LastWords = Callable[[int], object]
+"""Says, given the exit status, that a command is interrupted."""
 
 
 class Interrupted(BaseException):
@@ -28,19 +40,24 @@ class Interrupts:
     """Turns SIGINT and SIGTERM into `Interrupted`; the second is never deferred, later ones are ignored."""
 
     def __init__(self) -> None:
-        self._raised = False
+        self._noticed, self._ended = threading.Event(), threading.Event()
+        self._told = False
         self._received: int | None = None
         self._announce: Callable[[], None] | None = None
 
     @contextmanager
-    def installed(self) -> Iterator["Interrupts"]:
-        """Handle the signals in this block; only the main thread can, elsewhere they stay as they are."""
+    def installed(self, last_words: LastWords | None = None) -> Iterator["Interrupts"]:
+        """Handle the signals in this block; only the main thread can, elsewhere they stay as they are.
+
+        With `last_words` the second ends the process even where nothing in Python runs.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
         before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         try:
-            yield self
+            with self._watched(last_words) if last_words else nullcontext():
+                yield self
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -60,13 +77,59 @@ class Interrupts:
             raise Interrupted(self._received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._raised:  # The stack is being unwound already; another exception would cut that short.
+        self._noticed.set()
+        if self._ended.is_set():  # The stack is being unwound; another exception would cut that short.
             return
         again, self._received = self._received is not None, number
         if again or self._announce is None:
-            self._raised = True
+            self._ended.set()
+            _cut_short.set()
             raise Interrupted(number, at_once=True)
-        self._announce()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Announce, once, that the first signal is noted."""
+        if self._announce is not None and not self._told:
+            self._told = True
+            self._announce()
+
+    @contextmanager
+    def _watched(self, last_words: LastWords) -> Iterator[None]:
+        """Let a thread hear of every signal in this block, whatever the main thread is in."""
+        hearing, telling = os.pipe()
+        os.set_blocking(telling, False)
+        before = signal.set_wakeup_fd(telling, warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._watch, args=(hearing, last_words), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._noticed.set()
+            self._ended.set()
+            signal.set_wakeup_fd(before)
+            os.close(telling)
+            thread.join()
+            os.close(hearing)
+
+    def _watch(self, hearing: int, last_words: LastWords) -> None:
+        """Do in the main thread's place what the first two signals ask for, where it does not come to it."""
+        signals = (told[0] for told in iter(lambda: os.read(hearing, 1), b"") if told[0] in _SIGNALS)
+        if next(signals, None) is not None and not self._noticed.wait(_PATIENCE):
+            self._tell()
+        if (number := next(signals, None)) is not None and not self._ended.wait(_PATIENCE):
+            _end_at_once(128 + number, last_words)
+        for _ in signals:
+            pass
+
+
+def _end_at_once(status: int, last_words: LastWords) -> None:
+    """End the process; what was saved is whole, as whatever is written is renamed into place."""
+    try:
+        if sys.stderr.isatty():  # A progress bar hides the cursor.
+            sys.stderr.write(_SHOW_CURSOR)
+        last_words(status)
+    finally:
+        os._exit(status)
 
 
 def end_unstopped() -> None:
@@ -78,8 +141,16 @@ def end_unstopped() -> None:
 
 
 def settle(status: int) -> None:
-    """Let a signal end the process at once, with the exit status that is decided: nothing is left to stop."""
+    """Let a signal end the process at once, with the exit status that is decided: nothing is left to stop.
+
+    Where something was stopped in its middle it ends now: frameworks crash that are cleared away then.
+    """
     _set(lambda number, frame: os._exit(status))
+    if _cut_short.is_set():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
 
 
 def _set(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:

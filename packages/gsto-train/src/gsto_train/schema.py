@@ -19,6 +19,14 @@ from gsto_train.errors import InputError, is_text, nearest
 
 T = TypeVar("T")
 
+_SHORT = {
+    "lr": "learning_rate", "batch_size": "batch", "bs": "batch", "epoch": "epochs", "num_epochs": "epochs",
+    "max_epochs": "epochs", "step": "steps", "iterations": "steps", "max_steps": "steps", "size": "crop",
+    "crop_size": "crop", "image_size": "crop", "workers": "threads", "num_workers": "threads",
+    "wd": "weight_decay",
+}  # fmt: skip
+"""What other programs call a setting."""
+
 _LARGEST_WHOLE = 2**63 - 1
 _SHOWN = 200
 """Characters of a wrong value that an error repeats."""
@@ -215,11 +223,18 @@ def _check_known(key: str, declared: Mapping[str, _Declared]) -> None:
 def _nearest_setting(key: str, declared: Mapping[str, _Declared]) -> str:
     """Return the hint for an unknown key: one much like it beside it, its own name elsewhere, or any."""
     section, _, leaf = key.rpartition(".")
+    leaf = _SHORT.get(leaf, leaf)
     beside = {name.rpartition(".")[2]: name for name in declared if name.rpartition(".")[0] == section}
     much_like = difflib.get_close_matches(leaf, beside, n=1, cutoff=0.8)
     elsewhere = [name for name in declared if name.rpartition(".")[2] == leaf]
     found = [*(beside[name] for name in much_like), *elsewhere]
     return nearest(found[0], found) if found else nearest(key, declared)
+
+
+def named(kind: type, name: str) -> str | None:
+    """Return the first setting of this name in any section, or of what a short name stands for."""
+    leaf = _SHORT.get(name, name)
+    return next((key for key in _declared(kind) if key.rpartition(".")[2] == leaf), None)
 
 
 def _neighbour(key: str, name: str) -> str:
@@ -295,7 +310,18 @@ def _convert(expected: Any, rule: Rule, value: object, key: str) -> object:
     except _Mismatch:
         found = f"{_show(value)}{_nearest_choice(expected, value)}"
         told = _describe(expected, _with_largest(rule, value))
-        raise InputError(f"setting {key!r}: expected {told}, found {found}") from None
+        example = _as_list(expected, rule, value)
+        raise InputError(f"setting {key!r}: expected {told}, found {found}{example}") from None
+
+
+def _as_list(expected: Any, rule: Rule, value: object) -> str:
+    """Return the hint for a list that lacks its brackets, 128,128 or 128x128 say."""
+    try:
+        text = value.replace("x", ",") if isinstance(value, str) else ""
+        meant = _converted(expected, rule, _parsed(f"[{text}]"))
+    except (_Mismatch, InputError):
+        return ""
+    return f"; write {in_words(meant).replace(' ', '')}" if isinstance(meant, tuple) else ""
 
 
 def _with_largest(rule: Rule, value: object) -> Rule:

@@ -198,7 +198,7 @@ def _of_run(request: ScoringRequest) -> Subject:
     if missing:
         raise InputError(f"{saved.path}: has no {missing[0]}, which {runfolder.GRAPH} asks for; restore both")
     weights = {name: saved.state[name] for name in graph.parameters}
-    notes.append(f"the run has not ended; scoring its checkpoint of step {saved.progress.step}")
+    notes.append(f"the run has not ended; using its checkpoint of step {saved.progress.step}")
     model = Model(graph, weights, {}, tuple(notes))
     return Subject(model, str(saved.path), architecture, benchmark, backend, values)
 

@@ -45,6 +45,9 @@ SEGMENTATION_FILES = ("list", *OFFICIAL)
 KEYPOINTS = ("figures", "keypoints")
 """Kinds of data with the joints of persons or other things; every other kind has labelled pixels."""
 
+GENERATED = ("scenes", "figures")
+"""Kinds of data that are drawn."""
+
 FROM_FILES = (*SEGMENTATION_FILES, "keypoints")
 """Kinds of data that lie in a folder."""
 

@@ -8,10 +8,11 @@ from typing import Literal
 
 from gsto_train.settings import TrainSettings
 
-Part = Literal["data", "step", "evaluation", "checkpoint"]
-PARTS: tuple[Part, ...] = ("data", "step", "evaluation", "checkpoint")
+Part = Literal["preparation", "data", "step", "evaluation", "checkpoint"]
+PARTS: tuple[Part, ...] = ("preparation", "data", "step", "evaluation", "checkpoint")
 
 ADVICE: Mapping[Part, str] = {
+    "preparation": "the backend placed the network, or compiled it, once",
     "data": "more train.threads, or data on a faster disk, may help",
     "step": "the network itself",
     "evaluation": "a larger train.evaluate_every scores less often",

@@ -11,6 +11,7 @@ from gsto_train.commands import completion
 from gsto_train.commands.options import (
     FormName,
     NetworkOptions,
+    SettingsCommand,
     backend_option,
     benchmark_option,
     data_option,
@@ -29,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     run_command(command, NAME, arguments, interrupted="nothing was written, run the same command again")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    cls=SettingsCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.argument("source", metavar="RUN|DIRECTORY|CHECKPOINT", shell_complete=completion.FILES)
 @backend_option("What predicts: torch, jax, ...; default: the run's.")
 @benchmark_option("The data and the test procedure; default: the run's own.")

@@ -1,7 +1,9 @@
 """Options that several commands share, with what a shell offers for their values."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
@@ -16,6 +18,32 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Option = Callable[[Function], Function]
 
 FormName = Literal["release", "paper"]
+
+
+class SettingsCommand(click.Command):
+    """A command with --set, which tells of an unknown option that is a setting how to give that."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does; raises its `UsageError`."""
+        given = list(args)  # Parsing empties it.
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if (hint := _setting_hint(error.option_name, given)) is None:
+                raise
+            raise click.UsageError(f"No such option: {error.option_name}; it is a setting: {hint}") from None
+
+
+def _setting_hint(option: str, given: list[str]) -> str | None:
+    """Return what to give in place of an option that is a setting's name; None for any other."""
+    from gsto_train.schema import named
+    from gsto_train.settings import Settings
+
+    key = named(Settings, option.lstrip("-").replace("-", "_"))
+    joined = (text.partition("=")[2] for text in given if text.startswith(f"{option}="))
+    after = (value for text, value in pairwise(given) if text == option)
+    value = next((text for text in (*joined, *after) if text and not text.startswith("-")), "VALUE")
+    return key and shlex.join(["--set", f"{key}={value}"])
 
 
 @dataclass(frozen=True)

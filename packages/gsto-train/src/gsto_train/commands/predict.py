@@ -14,6 +14,7 @@ from gsto_train.commands import completion
 from gsto_train.commands.options import (
     FormName,
     NetworkOptions,
+    SettingsCommand,
     backend_option,
     benchmark_option,
     data_option,
@@ -48,7 +49,9 @@ class _Share(click.FloatRange):
         return number
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    cls=SettingsCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.argument("pictures", metavar="PICTURE|FOLDER|PATTERN...", nargs=-1, shell_complete=completion.FILES)
 @click.option(
     "--model",
@@ -188,12 +191,16 @@ def _predict(given: Options) -> int:
         if given.as_json:
             with standard_output():
                 click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
-        skipped, total = len(summary["skipped"]), len(summary["skipped"]) + len(summary["pictures"])
-        if not skipped:
-            return DONE
-        were = "was" if skipped == 1 else "were"
-        told = f"{skipped} of {counted(total, 'picture')} {were} passed over, named above"
-        return fail(NAME, told, FAILED)
+        predicted, skipped, without = (len(summary[key]) for key in ("pictures", "skipped", "without_truth"))
+        told = [
+            f"{number} of {counted(total, noun)} {'was' if number == 1 else 'were'} {fate}"
+            for number, total, noun, fate in (
+                (skipped, skipped + predicted, "picture", "passed over"),
+                (without, predicted, "truth", "left out"),
+            )
+            if number
+        ]
+        return fail(NAME, f"{'; '.join(told)}, named above", FAILED) if told else DONE
 
     interrupted = "what was written stays, run the same command again with --force"
     return attempt(NAME, work, interrupted=interrupted, less="predict in windows, with evaluation.window")
@@ -225,7 +232,7 @@ def _run(given: Options, report: "Report") -> dict[str, Any]:
     also = gallery.nothing_more if explanation is None else explanation.into(output)
     outcome = gallery.predict_all(shown, network, looks, output, report, opacity=given.opacity, also=also)
     summary = gallery.summarize(network, looks, output, outcome)
-    if not given.as_json:
+    if outcome.pictures and not given.as_json:
         report.say(
             f"{counted(len(outcome.pictures), 'picture')} by {gallery.title(network)}; "
             f"all is in {output.path}"

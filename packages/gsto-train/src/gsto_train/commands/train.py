@@ -10,6 +10,7 @@ import click
 from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, out_of_memory, path, run_command
 from gsto_train.commands import completion
 from gsto_train.commands.options import (
+    SettingsCommand,
     architecture_option,
     backend_option,
     benchmark_option,
@@ -32,8 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     run_command(command, NAME, arguments, interrupted="nothing was begun, run the same command again")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@backend_option("What trains: torch, jax, another that is installed, or your own.")
+@click.command(
+    cls=SettingsCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@backend_option("What trains: torch, jax, another that is installed, or your own; of --resume the run's.")
 @benchmark_option("Settings to start from; default: scenes, which are generated.")
 @architecture_option("The network; default: the benchmark's.")
 @data_option("Folder of the pictures and their lists.")
@@ -85,7 +88,7 @@ def command(
     """
     if listing:
         return _list(benchmark, as_json)
-    if backend is None:
+    if backend is None and not (resume and output):
         raise click.UsageError("--backend is missing: give torch, jax, or another that --list shows")
     shortcuts = {
         "architecture.name": architecture,
@@ -97,7 +100,7 @@ def command(
 
 
 def _train(
-    backend: str,
+    backend: str | None,
     benchmark: str | None,
     output: str | None,
     how: tuple[bool, bool],
@@ -111,19 +114,27 @@ def _train(
     from gsto_train.interrupts import Interrupted, Interrupts
     from gsto_train.processes import Elsewhere
     from gsto_train.report import Report
-    from gsto_train.run.job import Request, prepare
+    from gsto_train.run.job import Request, prepare, recorded_backend
     from gsto_train.run.loop import TrainingError, run
     from gsto_train.run.runfolder import RESULT
     from gsto_train.schema import assignment
 
-    interrupts, job = Interrupts(), None
+    interrupts = Interrupts()
+    job: Job | None = None
+
+    def stopped(status: int) -> int:
+        if job is not None and not job.processes.first:
+            return status
+        return fail(NAME, f"interrupted; {_how_to_go_on(job)}", status)
+
     try:
-        with interrupts.installed():
+        with interrupts.installed(stopped):
             given = {key: value for key, value in shortcuts.items() if value is not None}
             overrides = {**dict(map(assignment, assignments)), **given}
             folder = path("--output", output) if output else None
             resume, only_checked = how
-            request = Request(backend, benchmark, overrides, folder, resume)
+            name = backend or recorded_backend(path("--output", output or ""))
+            request = Request(name, benchmark, overrides, folder, resume)
             if only_checked:
                 return _dry_run(request, as_json)
             job = prepare(request)
@@ -144,9 +155,7 @@ def _train(
     except Elsewhere:
         return FAILED
     except Interrupted as interrupted:
-        if job is not None and not job.processes.first:
-            return interrupted.status
-        return fail(NAME, f"interrupted; {_how_to_go_on(job)}", interrupted.status)
+        return stopped(interrupted.status)
     except OSError as error:
         problem = f"{error.filename or 'standard error'}: {error.strerror}"
         if job is None:

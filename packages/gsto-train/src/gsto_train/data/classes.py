@@ -108,7 +108,7 @@ def _read_object(path: Path) -> Mapping[str, Any]:
     try:
         table = json.loads(read_text(path))
     except FileNotFoundError:
-        mend = "write one, or give the names or the number of classes"
+        mend = """write one, such as {"num_classes": 11}, or give the names (data.classes)"""
         raise InputError(f"{path}: no such file; {mend}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a JSON object, found an error: {error}") from None

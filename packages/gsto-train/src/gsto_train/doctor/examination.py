@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
@@ -113,8 +113,15 @@ def _optional() -> Iterator[tuple[str, dict[str, Any]]]:
     for extra, names in sorted(extras.items()):
         installed = {name: found for name in names if (found := package_version(name))}
         missing = [name for name in names if name not in installed]
-        install = f"pip install 'gsto-train[{extra}]'" if missing else None
+        install = _install(extra, missing) if missing else None
         yield extra, {"installed": installed, "missing": missing, "install": install}
+
+
+def _install(extra: str, missing: Sequence[str]) -> str:
+    """Return the command that brings an extra; our own packages lie in a checkout, not in an index."""
+    ours = [f"./packages/{name}" for name in missing if name in OURS] or [f"'./packages/gsto-train[{extra}]'"]
+    checkout = f"pip install -c constraints.txt {' '.join(ours)}"
+    return f"pip install 'gsto-train[{extra}]', from a checkout: {checkout}"
 
 
 def _brought(package: str) -> Iterator[tuple[str, str]]:

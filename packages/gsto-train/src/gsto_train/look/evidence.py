@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gsto_spec.errors import printable
 from gsto_train.errors import InputError
 from gsto_train.look import drawing
 from gsto_train.look.colours import heat
@@ -91,7 +92,8 @@ def gather(network: Network, report: Report, *, samples: int, pictures: int) -> 
             if confusion is not None and (own := _confusion(network, seen, found)):
                 confusion.merge(own)
             if number in shown:
-                shots.append(_shot(each.title, network, looks, seen, found))
+                title = f"{each.title}, {printable(seen.file)}" if seen.file else each.title
+                shots.append(_shot(title, network, looks, seen, found))
                 first = first or seen
     gates = [] if first is None else _gates(network, looks, first)
     counts = None if confusion is None else confusion.counts

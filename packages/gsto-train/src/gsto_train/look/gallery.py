@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Output:
     def __init__(self, path: Path, *, force: bool) -> None:
         """Make the folder; raises `InputError` where it holds something and nobody said `force`."""
         self.path = path
+        self._made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
         try:
             if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not force)):
                 what = "holds files already" if path.is_dir() else "is a file"
@@ -54,6 +55,12 @@ class Output:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def discard(self) -> None:
+        """Remove the folder, and those that were made for it, unless something is in them."""
+        with suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
+
     def write(self, name: str, content: bytes) -> str:
         """Write a file, whole or not at all, and return its name."""
         replace(self.place(name), content)
@@ -62,10 +69,14 @@ class Output:
 
 @dataclass
 class Outcome:
-    """What became of the pictures: a line of facts for each predicted one, a reason for each other one."""
+    """What became of the pictures: a line of facts for each predicted one, a reason for each other one.
+
+    `without_truth` are those among the predicted ones whose truth does not read or fit.
+    """
 
     pictures: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
+    without_truth: list[dict[str, str]] = field(default_factory=list)
 
 
 Look = Callable[[Input, Seen, Prediction], Mapping[str, Any]]
@@ -94,6 +105,9 @@ def predict_all(
                 found = looker.predict(seen.picture, seen.boxes)
                 facts = _write(output, network, looker, shown, seen, found, opacity)
                 outcome.pictures.append({**facts, **also(shown, seen, found)})
+                if seen.problem is not None:
+                    report.note(f"warning: the truth is left out: {printable(seen.problem)}")
+                    outcome.without_truth.append({"picture": shown.title, "reason": seen.problem})
             except InputError as error:
                 reason = printable(" ".join(str(error).split()))
                 report.note(reason if shown.title in reason else f"{shown.title}: {reason}")
@@ -103,7 +117,7 @@ def predict_all(
 
 
 def summarize(network: Network, looker: Looker, output: Output, outcome: Outcome) -> dict[str, Any]:
-    """Write what goes with all pictures, and return what predictions.json holds."""
+    """Write what goes with all pictures, if there are any, and return what predictions.json holds."""
     summary: dict[str, Any] = {
         "model": printable(network.source),
         "architecture": network.title,
@@ -113,12 +127,18 @@ def summarize(network: Network, looker: Looker, output: Output, outcome: Outcome
         "protocol": looker.protocol,
         "joints" if network.poses else "classes": list(network.labels),
     }
+    if not network.poses:
+        summary["palette"] = [css(colour) for colour in network.palette]
+    summary |= {
+        "pictures": outcome.pictures, "skipped": outcome.skipped, "without_truth": outcome.without_truth
+    }  # fmt: skip
+    if not outcome.pictures:
+        output.discard()
+        return summary
     if network.poses:
         replace(output.place(POSES), _coco(outcome))
     else:
-        summary["palette"] = [css(colour) for colour in network.palette]
         replace(output.place(LEGEND), drawing.legend(network.labels, network.palette).encode())
-    summary |= {"pictures": outcome.pictures, "skipped": outcome.skipped}
     write_json(output.place(SUMMARY), summary)
     return summary
 

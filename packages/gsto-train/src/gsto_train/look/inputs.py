@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from gsto_spec.errors import printable
 from gsto_train import resolve
+from gsto_train.data.classes import read_classes
 from gsto_train.data.pictures import read_image, read_label
 from gsto_train.data.samples import Dataset
 from gsto_train.errors import InputError
@@ -25,11 +27,16 @@ from gsto_train.settings import Settings
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A picture that was read, the boxes to find joints in, and the truth where it is known."""
+    """A picture that was read, the boxes to find joints in, and the truth where it is known.
+
+    `problem` says why there is no truth where one was asked for; `file` names that of a sample which has one.
+    """
 
     picture: Picture
     boxes: Boxes = None
     truth: Prediction | None = None
+    problem: str | None = None
+    file: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +61,9 @@ def of_files(
         raise InputError(
             f"--truth {truth}: expected a folder, with a label for each of the {len(sources)} pictures"
         )
+    truths = None if truth is None else Truths(truth, len(network.labels), _ignore_label(network, truth))
     return [
-        Input(printable(source.path), printable(source.name), partial(_read, source, network, boxes, truth))
+        Input(printable(source.path), printable(source.name), partial(_read, source, boxes, truths))
         for source in sources
     ]
 
@@ -79,25 +87,57 @@ def spread(total: int, count: int) -> list[int]:
     return [number * total // min(count, total) for number in range(min(count, total))]
 
 
-def _read(source: Source, network: Network, boxes: BoxFile | None, truth: Path | None) -> Seen:
+@dataclass(frozen=True)
+class Truths:
+    """A label, or a folder of labels, of so many classes."""
+
+    place: Path
+    classes: int
+    ignore_label: int | None
+
+    def of(self, source: Source, size: tuple[int, int]) -> Prediction:
+        """Return the truth of a picture of `size` (height, width); raises `InputError`."""
+        path = self.place / f"{source.name}.png" if self.place.is_dir() else self.place
+        label = read_label(path, classes=self.classes, ignore_label=self.ignore_label)
+        if label.shape != size:
+            raise InputError(
+                f"{path}: this label is {label.shape[1]}x{label.shape[0]}, its picture {source.path} is "
+                f"{size[1]}x{size[0]} (width x height, upright); expected the same size"
+            )
+        return Prediction(classes=label)
+
+
+def _read(source: Source, boxes: BoxFile | None, truths: Truths | None) -> Seen:
     picture = read_image(source.path)
     height, width = picture.shape[:2]
     found = None if boxes is None else boxes.of(source.path, (height, width))
-    if truth is None:
+    if truths is None:
         return Seen(picture, found)
-    path = truth / f"{source.name}.png" if truth.is_dir() else truth
-    label = read_label(path, classes=len(network.labels), ignore_label=None)
-    if label.shape != (height, width):
-        raise InputError(
-            f"{path}: this label is {label.shape[1]}x{label.shape[0]}, its picture {source.path} is "
-            f"{width}x{height} (width x height, upright); expected the same size"
-        )
-    return Seen(picture, found, Prediction(classes=label))
+    try:
+        return Seen(picture, found, truths.of(source, (height, width)))
+    except InputError as error:
+        return Seen(picture, found, problem=str(error))
+
+
+def _ignore_label(network: Network, truth: Path) -> int | None:
+    """Return the label that counts nowhere: the run's, that of its data, or of the truth's classes.json."""
+    data = network.settings.data
+    if data.ignore_label is not None:
+        return data.ignore_label
+    folder = truth if truth.is_dir() else truth.parent
+    own = [Path(data.folder)] if data.kind == "list" and data.folder is not None else []
+    for place in (*own, folder, folder.absolute().parent):
+        with suppress(InputError, OSError):
+            label = read_classes(place).ignore_label
+            if label is not None and label >= len(network.labels):
+                return label
+    return None
 
 
 def _sample(dataset: Dataset, index: int) -> Seen:
     sample = dataset[index]
-    return Seen(sample.image, None, Prediction(classes=sample.label))
+    path = Path(sample.name)
+    return Seen(sample.image, None, Prediction(classes=sample.label), file=path.name if path.suffix else "")
 
 
 def _of_persons(dataset: KeypointDataset, count: int) -> list[Input]:

@@ -11,7 +11,7 @@ from gsto_train.run import checkpoint
 from gsto_train.run.initialization import initial_weights
 from gsto_train.run.job import Job
 from gsto_train.run.memory import Needed, tell_estimate
-from gsto_train.run.result import identity, title
+from gsto_train.run.result import identity, title, warning_of_purpose
 from gsto_train.wording import counted, counted_units, noun_of
 
 
@@ -26,6 +26,8 @@ def dry_run(job: Job, report: Report) -> dict[str, Any]:
     if step == 0:
         initial_weights(job.settings, job.graph)
     report.note(title(job))
+    if warning := warning_of_purpose(job):
+        report.note(warning)
     memory = tell_estimate(job, report)
     _read_first_batch(job, step)
     told = _described(job, step, memory)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 import gsto_spec
 from gsto_spec.graph import Graph
-from gsto_spec.weights import WEIGHTS_FILE
+from gsto_spec.weights import WEIGHTS_FILE, saved_model
 from gsto_train.convert import Reading, read_model
 from gsto_train.errors import InputError
 from gsto_train.settings import Settings
@@ -38,7 +38,7 @@ def initial_weights(settings: Settings, graph: Graph) -> Initialization:
     source, seed = settings.architecture.initialize_from, settings.train.seed
     if source is None:
         return Initialization(gsto_spec.initial_weights(graph, seed))
-    path = Path(source) / WEIGHTS_FILE if Path(source).is_dir() else Path(source)
+    path = saved_model(source) / WEIGHTS_FILE if Path(source).is_dir() else Path(source)
     try:
         model = read_model(path, graph, Reading(initialize=True, seed=seed))
     except InputError as error:

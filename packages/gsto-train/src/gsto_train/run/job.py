@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 
-from gsto_spec.backend import Backend, Training
+from gsto_spec.backend import Backend, Training, backends
 from gsto_spec.graph import Graph
 from gsto_spec.objective import SGD, Adam, Poly, Steps
 from gsto_train import benchmarks, resolve, schema
@@ -21,7 +21,7 @@ from gsto_train.run.environment import describe_environment
 from gsto_train.run.fine_tuning import FineTuning
 from gsto_train.run.initialization import initial_weights
 from gsto_train.run.runfolder import RunFolder
-from gsto_train.settings import ArchitectureSettings, Settings, TrainSettings
+from gsto_train.settings import GENERATED, ArchitectureSettings, Settings, TrainSettings
 from gsto_train.settings import resolve as resolve_settings
 from gsto_train.task import Task, TrainingBatch
 
@@ -217,8 +217,31 @@ def _name(request: Request, plan: Plan) -> str:
 
 def _new_plan(request: Request) -> Plan:
     benchmark = benchmarks.load(request.benchmark or benchmarks.DEFAULT)
+    _check_takes_folder(benchmark, request.overrides)
     settings = resolve_settings(_absolute(benchmark.values), _absolute(request.overrides))
     return Plan(benchmark.name, benchmark.record, settings, as_recorded=_as_recorded(benchmark, settings))
+
+
+def _check_takes_folder(benchmark: Benchmark, overrides: Mapping[str, object]) -> None:
+    """Raise `InputError` for a folder of data where the benchmark draws its pictures."""
+    kind = overrides.get("data.kind", benchmark.values.get("data.kind"))
+    if overrides.get("data.folder", "none") != "none" and kind in GENERATED:
+        raise InputError(
+            f"--data: the benchmark {benchmark.name} draws its own pictures; add --benchmark folder "
+            "(pictures of your own) or another that --list shows"
+        )
+
+
+def recorded_backend(path: Path) -> str:
+    """Return the backend of the run in a folder; raises `InputError` where it names none that is installed.
+
+    One of a user's own, which would run code, is not taken from a file.
+    """
+    name = RunFolder.existing(path).read(runfolder.CONFIG).get("backend")
+    if name not in backends():
+        config = path / runfolder.CONFIG
+        raise InputError(f"{config}: expected a backend that is installed, found {name!r}; give --backend")
+    return str(name)
 
 
 def _as_recorded(benchmark: Benchmark, settings: Settings) -> bool:
@@ -261,8 +284,17 @@ def _check_same(path: Path, before: Settings, now: Settings, asked: Mapping[str,
         if old.get(key) != new.get(key) and not schema.is_free(Settings, key):
             raise InputError(
                 f"setting {key!r} is {new.get(key)}, but the run in {path} was started with {old.get(key)}; "
-                "leave it out, or start a new run with another --output"
+                f"leave it out, or start a new run with another --output{_onward(path, key)}"
             )
+
+
+def _onward(path: Path, key: str) -> str:
+    """Return how a finished run is trained on, in words; nothing where another setting is to change."""
+    model = path / runfolder.MODEL
+    if key not in ("train.steps", "train.epochs") or not model.is_dir():
+        return ""
+    option = shlex.join(["--set", f"architecture.initialize_from={model}"])
+    return f" and {option}, which goes on from the trained weights"
 
 
 def _check_same_classes(plan: Plan, classes: tuple[str, ...]) -> None:

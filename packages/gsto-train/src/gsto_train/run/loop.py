@@ -23,7 +23,7 @@ from gsto_train.run.journal import RunLog
 from gsto_train.run.keeping import Keeper, Kept, better, choose, save_model
 from gsto_train.run.losses import Losses, NotFinite, Taken
 from gsto_train.run.memory import tell_analysis, tell_estimate
-from gsto_train.run.result import card, describe_result, show, title
+from gsto_train.run.result import card, describe_result, show, title, warning_of_purpose
 from gsto_train.run.runfolder import CONFUSION
 from gsto_train.run.tensorboard import Board
 from gsto_train.stopwatch import Stopwatch
@@ -50,9 +50,10 @@ class Run:
         self._keeper = Keeper(job.folder.checkpoints, self._log, report.note)
         wanted = job.settings.train.tensorboard and job.processes.first
         self._board = Board(job.folder.path / runfolder.TENSORBOARD if wanted else None, beginning.step)
-        self._trainer = _trainer(job, beginning, report)
-        tell_analysis(job, self._trainer, report)
         self.watch = Stopwatch(beginning.seconds)
+        with self.watch.measuring("preparation"):
+            self._trainer = _trainer(job, beginning, report)
+            tell_analysis(job, self._trainer, report)
 
     def train(self) -> None:
         """Take the remaining steps, log, score along the way, save.
@@ -235,6 +236,8 @@ def run(job: Job, report: Report, interrupts: Interrupts) -> dict[str, Any]:
     total = job.task.validation_count
     scoring = f"scoring {counted_units(total, job.task.unit)}"
     report.note(title(job))
+    if warning := warning_of_purpose(job):
+        report.note(warning)
     tell_estimate(job, report)
     beginning = begin(job, report)
     with _naming_the_way_on(job), job.processes.together():

@@ -78,6 +78,7 @@ def tell_estimate(job: Job, report: Report) -> Needed | None:
 def tell_analysis(job: Job, trainer: Trainer, report: Report) -> None:
     """Say what a step takes by the compiler, where the backend has one that knows."""
     if isinstance(trainer, KnowsItsMemory):
+        report.note("compiling a step, which may take minutes")
         found = trainer.memory_analysis((job.settings.train.batch, 3, *job.settings.data.crop))
         report.note(f"memory: {gibibytes(found['peak'])} for a step on each device, by the compiler")
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gsto_spec.catalog import architectures, entry
 from gsto_train import benchmarks, resolve, schema
 from gsto_train.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from gsto_train.report import Report, duration
@@ -12,9 +13,11 @@ from gsto_train.run import runfolder
 from gsto_train.run.job import Job
 from gsto_train.run.keeping import Kept
 from gsto_train.segmentation.task import Segmentation
-from gsto_train.settings import OFFICIAL
+from gsto_train.settings import KEYPOINTS, OFFICIAL
 from gsto_train.stopwatch import Stopwatch
 from gsto_train.wording import counted, counted_units, unit_of
+
+_POSE_NETWORKS = "gsto_train.pose.networks:"
 
 
 def title(job: Job) -> str:
@@ -30,6 +33,24 @@ def title(job: Job) -> str:
         f"{counted_units(len(task.labels), task.label_unit)}; {counted(job.total_steps, 'step')} of "
         f"{counted(train.batch, 'crop')} of {crop[0]}x{crop[1]}{tuned}; "
         f"{job.backend.name}, {train.precision}{several}; run folder {job.folder.path}"
+    )
+
+
+def warning_of_purpose(job: Job) -> str | None:
+    """Return what to say of a network made for joints where the data have classes, or the reverse."""
+    name, joints = job.settings.architecture.name, job.settings.data.kind in KEYPOINTS
+    if name in architectures():
+        made_for_joints = entry(name).family.startswith("pose")
+    elif name.startswith(_POSE_NETWORKS):
+        made_for_joints = True
+    else:
+        return None
+    if made_for_joints == joints:
+        return None
+    found, wanted = ("classes", "joints") if made_for_joints else ("joints", "classes")
+    return (
+        f"warning: architecture {name} is made to find {wanted}, and these data have {found}; --list names "
+        "the others"
     )
 
 
