@@ -70,13 +70,16 @@ def attempt(
     from gsto_train.errors import InputError
     from gsto_train.interrupts import Interrupted, Interrupts
 
+    def stopped(status: int) -> int:
+        return fail(name, f"interrupted; {interrupted}", status)
+
     try:
-        with Interrupts().installed(lambda status: fail(name, f"interrupted; {interrupted}", status)):
+        with Interrupts().installed(stopped):
             return work()
     except (InputError, GstoError) as error:
         return fail(name, str(error), WRONG_INPUT)
-    except Interrupted as stopped:
-        return fail(name, f"interrupted; {interrupted}", stopped.status)
+    except Interrupted as error:
+        return stopped(error.status)
     except OSError as error:
         return fail(name, f"{error.filename or unnamed}: {error.strerror}; mend that, try again", FAILED)
     except Exception as error:

@@ -75,13 +75,13 @@ def _settings(benchmark: str, overrides: Mapping[str, object]) -> "Settings":
     from gsto_train import benchmarks
     from gsto_train.data.classes import existing_folder
     from gsto_train.errors import InputError
-    from gsto_train.settings import resolve
+    from gsto_train.settings import FROM_FILES, resolve
 
     settings = resolve(benchmarks.load(benchmark).values, overrides)
     data = settings.data
     if data.folder is not None:
         existing_folder(data.folder)
-    elif data.kind not in ("scenes", "figures"):
+    elif data.kind in FROM_FILES:
         raise InputError("setting 'data.folder' is missing: give the folder of pictures with --data DIR")
     return settings
 

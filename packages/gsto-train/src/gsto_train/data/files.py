@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gsto_train.data.classes import ClassTable
 from gsto_train.data.findings import Finding, error_of
-from gsto_train.data.pictures import read_image
+from gsto_train.data.pictures import check_size, read_image
 from gsto_train.data.samples import IGNORE_LABEL, Palette, Sample
 from gsto_train.errors import InputError, nearest_path
 from gsto_train.files import read_text
@@ -85,12 +85,7 @@ class LabelledFiles:
         if pair.label is None:
             return Sample(image, np.full(image.shape[:2], IGNORE_LABEL, np.uint8), str(pair.image))
         label = self._read_label(pair, pair.label)
-        if label.shape != image.shape[:2]:
-            (height, width), (image_height, image_width) = label.shape, image.shape[:2]
-            raise InputError(
-                f"{pair.label}: this label is {width}x{height}, its picture {pair.image} is "
-                f"{image_width}x{image_height} (width x height, upright); expected the same size"
-            )
+        check_size(pair.label, label, pair.image, image.shape[:2])
         return Sample(image, label, str(pair.image))
 
     def inspect(self, index: int) -> tuple[Finding, ...]:

@@ -82,6 +82,15 @@ def check_values(path: Path, values: NDArray[np.integer], allowed: NDArray[np.bo
         raise InputError(f"{path}: {_first_wrong(values, ~allowed)}; expected {expected}")
 
 
+def check_size(path: Path, label: NDArray[np.uint8], picture: Path, size: tuple[int, ...]) -> None:
+    """Raise InputError where the label at `path` has another (height, width) than its picture."""
+    if label.shape != size:
+        raise InputError(
+            f"{path}: this label is {label.shape[1]}x{label.shape[0]}, its picture {picture} is "
+            f"{size[1]}x{size[0]} (width x height, upright); expected the same size"
+        )
+
+
 def _opened(path: Path) -> Image.Image:
     with Image.open(path) as picture:
         if picture.width * picture.height > MOST_PIXELS:

@@ -12,7 +12,7 @@ import numpy as np
 from gsto_spec.errors import printable
 from gsto_train import resolve
 from gsto_train.data.classes import read_classes
-from gsto_train.data.pictures import read_image, read_label
+from gsto_train.data.pictures import check_size, read_image, read_label
 from gsto_train.data.samples import Dataset
 from gsto_train.errors import InputError
 from gsto_train.look.boxes import Boxes as BoxFile
@@ -99,11 +99,7 @@ class Truths:
         """Return the truth of a picture of `size` (height, width); raises `InputError`."""
         path = self.place / f"{source.name}.png" if self.place.is_dir() else self.place
         label = read_label(path, classes=self.classes, ignore_label=self.ignore_label)
-        if label.shape != size:
-            raise InputError(
-                f"{path}: this label is {label.shape[1]}x{label.shape[0]}, its picture {source.path} is "
-                f"{size[1]}x{size[0]} (width x height, upright); expected the same size"
-            )
+        check_size(path, label, source.path, size)
         return Prediction(classes=label)
 
 
