@@ -203,7 +203,7 @@ def test_a_card_too_deep_or_too_long_is_one_line(tmp_path: Path, text: str) -> N
 @pytest.mark.parametrize("name", ["graph.json", "model.safetensors", "card.json"])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     (saved(tmp_path) / name).unlink()
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(WeightsError) as caught:
         load_directory(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path / name}: a saved model has graph.json, model.safetensors and card.json"

@@ -41,8 +41,8 @@ def test_what_the_file_lacks_is_drawn_from_the_seed_and_named(command: Any, weig
     done = command("--output", "run", settings=(*NO_STEP, "architecture.initialize_from=start.safetensors"))
     assert done.status == 0, done.error
     assert np.allclose(trained("run")["head.weight"], weights["head.weight"])
-    assert "left out 1 tensors that the network does not have: extra.weight" in done.error
-    assert "kept as initialised (seed 0), 1 tensors" in done.error
+    assert "left out 1 tensor that the network does not have: extra.weight" in done.error
+    assert "kept as initialised (seed 0), 1 tensor" in done.error
 
 
 @pytest.mark.parametrize("source", ["first/model", "first"])

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, NamedTuple, assert_never
+from typing import NamedTuple, assert_never
 
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
-from numpy.typing import NDArray
 
 from gsto_jax.ops import resize_bilinear
-from gsto_spec.errors import GstoError
 from gsto_spec.objective import CrossEntropy, Heatmap, Objective, Ohem, ohem_position, stage_weight
-from gsto_spec.sizes import show
 
 
 class Selection(NamedTuple):
@@ -32,8 +29,8 @@ def objective_losses(
 
     Outputs are N x h x w x K; the batch is that of `gsto_spec.backend.Batch`. Of one of `parts` of a batch,
     whose losses add up to the batch's, with `selections`: each output's in the whole batch, this part's
-    pixels. Raises `GstoError` for an output without a stage weight, and for targets or class weights that do
-    not fit the outputs.
+    pixels. Raises `GstoError` for an output without a stage weight; targets are taken to be those that
+    `gsto_spec.objective.check_targets` lets pass.
     """
     chosen = selections or {}
     losses = {
@@ -58,7 +55,6 @@ def _loss(
 
 
 def _at_labels(objective: Objective, output: Array, label: Array) -> Array:
-    _expect_shape("label", label, (len(output), *label.shape[-2:]))
     return resize_bilinear(output, (label.shape[1], label.shape[2]), objective.align_corners)
 
 
@@ -71,18 +67,8 @@ def negative_logs(objective: Objective, outputs: Mapping[str, Array], label: Arr
     return logs
 
 
-def _expect_shape(name: str, target: Array, wanted: tuple[int, ...]) -> None:
-    """Another shape may broadcast, and the loss would be wrong without a word."""
-    if target.shape != wanted:
-        raise GstoError(f"{name}: expected an array of {show(wanted)}, found {show(target.shape)}")
-
-
-def _per_channel(name: str, weights: tuple[float, ...] | None, channels: int, dtype: DTypeLike) -> Array:
-    if weights is None:
-        return jnp.ones(channels, dtype)
-    if len(weights) != channels:
-        raise GstoError(f"{name}: expected {channels} numbers, found {len(weights)}")
-    return jnp.asarray(weights, dtype)
+def _per_channel(weights: tuple[float, ...] | None, channels: int, dtype: DTypeLike) -> Array:
+    return jnp.ones(channels, dtype) if weights is None else jnp.asarray(weights, dtype)
 
 
 def cross_entropy(
@@ -102,7 +88,7 @@ def cross_entropy(
 def pixel_weights(loss: CrossEntropy, label: Array, classes: int, dtype: DTypeLike) -> Array:
     """The class weight of every pixel, N x H x W; 0 where it is not valid."""
     truth = _truth(label, classes) & (label != loss.ignore_label)[..., None]
-    return jnp.where(truth, _per_channel("class_weights", loss.class_weights, classes, dtype), 0).sum(-1)
+    return jnp.where(truth, _per_channel(loss.class_weights, classes, dtype), 0).sum(-1)
 
 
 def select(loss: CrossEntropy, label: Array, weight: Array, negative_log: Array | None) -> Selection:
@@ -138,21 +124,9 @@ def _hard_examples(ohem: Ohem, negative_log: Array, valid: Array) -> Array:
 
 def heatmap_loss(loss: Heatmap, output: Array, target: Array, visibility: Array) -> Array:
     """Outputs N x h x w x K, targets N x K x h x w, visibilities N x K."""
-    images, height, width, joints = output.shape
-    _expect_shape("heatmaps", target, (images, joints, height, width))
-    _expect_shape("visibility", visibility, (images, joints))
-    weight = visibility.astype(output.dtype) * _per_channel(
-        "joint_weights", loss.joint_weights, joints, output.dtype
-    )
+    joints = output.shape[-1]
+    weight = visibility.astype(output.dtype) * _per_channel(loss.joint_weights, joints, output.dtype)
     weight = weight[:, None, None, :]
     wanted = jnp.moveaxis(target, 1, -1).astype(output.dtype)
     squares = lax.square(weight * output - weight * wanted)
     return 0.5 * squares.mean((0, 1, 2)).mean()
-
-
-def check_labels(label: NDArray[Any], classes: int, ignore_label: int) -> None:
-    """Raise `GstoError` for a label that is no class: compiled code cannot, and its loss would be wrong."""
-    wrong = ((label < 0) | (label >= classes)) & (label != ignore_label)
-    if wrong.any():
-        expected = f"0 to {classes - 1}, or {ignore_label} to ignore"
-        raise GstoError(f"label: expected {expected}, found {label[wrong][0]}")

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from gsto_jax.gradients import Descent, all_finite
 from gsto_jax.inference import Arrays, Inference, memory_of
-from gsto_jax.losses import check_labels
 from gsto_jax.optimizers import slots_of, transformation, with_slots
 from gsto_jax.place import Place, numbers
-from gsto_jax.program import Program, Tensors, channels, split, to_canonical
+from gsto_jax.program import Program, Tensors, split, to_canonical
 from gsto_spec import Graph
 from gsto_spec.backend import (
     LOSS_SCALE,
@@ -27,12 +26,11 @@ from gsto_spec.backend import (
     Batch,
     Speed,
     Training,
+    check_batch,
     slot_kinds,
     split_state,
 )
-from gsto_spec.errors import GstoError
 from gsto_spec.objective import Heatmap
-from gsto_spec.sizes import show
 from gsto_spec.weights import check_weights
 
 Slots = tuple[Array, Any]
@@ -79,8 +77,7 @@ class JaxTrainer:
     def step(self, batch: Batch, learning_rate: float) -> Mapping[str, SupportsFloat]:
         """Forward pass, gradient and update; the losses are those before the update, still on the device.
 
-        Raises `GstoError` for a label that is no class, for targets that do not fit the images, and for a
-        batch that `micro_batches` does not divide.
+        Raises as `gsto_spec.backend.check_batch` does, and for a batch that `micro_batches` does not divide.
         """
         arrays = self._arrays(batch)
         with self.place.active():
@@ -177,28 +174,16 @@ class JaxTrainer:
 
     def _arrays(self, batch: Batch) -> Arrays:
         """This process's share as copies of the types that the step takes."""
-        images = numbers("image", batch["image"])
-        arrays = {"image": np.array(images, self.place.dtype)}
-        for name, dtype in self._target_types.items():
-            target = numbers(name, batch[name])
-            if len(target) != len(images):
-                expected = show((len(images), *target.shape[1:]))
-                raise GstoError(f"{name}: expected an array of {expected}, found {show(target.shape)}")
-            arrays[name] = np.array(self._checked(target), dtype)
-        return arrays
+        types = {"image": self.place.dtype, **self._target_types}
+        given = {name: numbers(name, batch[name]) for name in types if name in batch}
+        check_batch(self.graph, self.training.objective, given)
+        return {name: np.array(given[name], dtype) for name, dtype in types.items()}
 
     @property
     def _target_types(self) -> dict[str, Any]:
         if isinstance(self.training.objective.loss, Heatmap):
             return dict.fromkeys(("heatmaps", "visibility"), self.place.dtype)
         return {"label": np.int32}
-
-    def _checked(self, target: NDArray[Any]) -> NDArray[Any]:
-        loss = self.training.objective.loss
-        if not isinstance(loss, Heatmap):
-            classes = min(channels(self.graph, node) for node in self.graph.outputs.values())
-            check_labels(target, classes, loss.ignore_label)
-        return target
 
     def _placed(self, arrays: Arrays) -> Tensors:
         batch = self.place.batch(arrays)

@@ -14,9 +14,10 @@ from typing import Any, Literal, Protocol, SupportsFloat, runtime_checkable
 
 from numpy.typing import NDArray
 
-from gsto_spec.errors import GstoError, nearest
+from gsto_spec.errors import GraphError, GstoError, nearest
 from gsto_spec.graph import Graph
-from gsto_spec.objective import SGD, Adam, Objective
+from gsto_spec.objective import SGD, Adam, Objective, check_targets
+from gsto_spec.sizes import BATCH, HEIGHT, WIDTH, concrete, show
 from gsto_spec.users_code import attribute, guarded
 from gsto_spec.weights import check_tensors
 
@@ -93,6 +94,21 @@ def share(count: int, index: int, processes: int) -> range:
 
 
 Arrays = Mapping[str, NDArray[Any]]
+
+
+def check_batch(graph: Graph, objective: Objective, batch: Batch) -> None:
+    """Raise `GstoError` unless this process's share of a batch fits a graph's input and outputs.
+
+    `GraphError` (graph_c5) for images; for targets see `objective.check_targets`.
+    """
+    images = batch["image"]
+    channels = next(iter(graph.inputs.values()))
+    if images.ndim != 4 or images.shape[1] != channels:  # graph_c5
+        raise GraphError("image", f"an array of N x {channels} x H x W", show(images.shape), "graph_c5")
+    count, _, height, width = images.shape
+    sizes = {BATCH: count, HEIGHT: height, WIDTH: width}
+    outputs = {name: concrete(graph.shapes[node], sizes) for name, node in graph.outputs.items()}
+    check_targets(objective, outputs, batch)
 
 
 def slot_kinds(optimizer: SGD | Adam) -> tuple[str, ...]:

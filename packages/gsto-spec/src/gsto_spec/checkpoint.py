@@ -110,7 +110,7 @@ def read_tensors(
 def _read_directory(path: Path, graph: Graph, initialize: bool) -> Tensors:
     try:
         own, weights, _ = load_directory(path)
-    except (FileNotFoundError, NotADirectoryError, GstoError) as error:
+    except GstoError as error:
         raise WeightsError(str(error)) from None
     if own.parameters == graph.parameters and own.digest != graph.digest and not initialize:
         raise WeightsError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gsto_spec.errors import module_of
@@ -80,15 +80,15 @@ class CheckpointReport:
         lines += [f"left out {text}" for text in _by_reason({**self.ignored, **self.declared_absent})]
         if self.unexpected:
             names = ", ".join(map(shown, self.unexpected))
-            lines.append(f"left out {len(self.unexpected):,} tensors that the network does not have: {names}")
+            lines.append(f"left out {_tensors(self.unexpected)} that the network does not have: {names}")
         lines += [self.other_classes] if self.other_classes else []
         lines += [
             f"left out {name}: its shape is {shape_text(found)}, the network's {shape_text(expected)}"
             for name, (found, expected) in self.misshapen.items()
         ]
         if self.kept_as_initialized:
-            count = len(self.kept_as_initialized)
-            lines.append(f"kept as initialised (seed {self.seed}), {count:,} tensors: {self._parts()}")
+            count = _tensors(self.kept_as_initialized)
+            lines.append(f"kept as initialised (seed {self.seed}), {count}: {self._parts()}")
         if (scales := self._scales()) is not None:
             lines.append(scales)
         return tuple(lines)
@@ -135,6 +135,10 @@ def _count(counts: Mapping[str, int]) -> str:
         f"{sum(counts.values()):,} negative batch-norm scales in {len(counts):,} tensors such as "
         f"{next(iter(counts))}"
     )
+
+
+def _tensors(names: Collection[str]) -> str:
+    return f"{len(names):,} tensor{'s' if len(names) != 1 else ''}"
 
 
 def _by_reason(reasons: Mapping[str, str]) -> Iterable[str]:

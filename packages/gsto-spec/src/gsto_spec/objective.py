@@ -6,7 +6,7 @@ section 4.3. A backend computes gradients and updates itself and agrees with the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gsto_spec.errors import GstoError
 from gsto_spec.reference import resize_bilinear
+from gsto_spec.sizes import show
 
 Array = NDArray[Any]
 
@@ -127,7 +128,7 @@ def objective_value(
     """`loss`, the weighted sum, and `loss_<output>` of each output (N x K x h x w).
 
     The batch holds `label` (N x H x W) for cross-entropy, `heatmaps` (N x K x h x w) and `visibility`
-    (N x K) for heatmaps. Raises `GstoError` for an output that has no stage weight.
+    (N x K) for heatmaps. Raises `GstoError` for an output that has no stage weight, and as `check_targets`.
     """
     losses = {name: loss_value(objective, logits, batch) for name, logits in outputs.items()}
     total = sum(stage_weight(objective, name) * value for name, value in losses.items())
@@ -142,8 +143,56 @@ def stage_weight(objective: Objective, output: str) -> float:
     return objective.stage_weights[output]
 
 
+def check_targets(
+    objective: Objective, outputs: Mapping[str, Sequence[int]], batch: Mapping[str, Array]
+) -> None:
+    """Raise `GstoError` unless a batch's targets fit outputs of these shapes, N x K x h x w.
+
+    Targets of another shape may broadcast, and compiled code takes a label that is no class for some class:
+    the loss would be wrong without a word.
+    """
+    images, _, height, width = next(iter(outputs.values()))
+    channels = min(shape[1] for shape in outputs.values())
+    match objective.loss:
+        case CrossEntropy() as loss:
+            label = _target(batch, "label")
+            _expect_shape("label", label, (images, *label.shape[-2:]))
+            _expect_one_each("class_weights", loss.class_weights, channels)
+            _expect_classes(label, channels, loss.ignore_label)
+        case Heatmap() as loss:
+            _expect_shape("heatmaps", _target(batch, "heatmaps"), (images, channels, height, width))
+            _expect_shape("visibility", _target(batch, "visibility"), (images, channels))
+            _expect_one_each("joint_weights", loss.joint_weights, channels)
+        case unknown:
+            assert_never(unknown)
+
+
+def _target(batch: Mapping[str, Array], name: str) -> Array:
+    if name not in batch:
+        raise GstoError(f"{name}: expected in a batch, found {', '.join(batch) or 'an empty one'}")
+    return batch[name]
+
+
+def _expect_shape(name: str, target: Array, wanted: tuple[int, ...]) -> None:
+    if tuple(target.shape) != wanted:
+        raise GstoError(f"{name}: expected an array of {show(wanted)}, found {show(target.shape)}")
+
+
+def _expect_one_each(name: str, weights: Sequence[float] | None, channels: int) -> None:
+    if weights is not None and len(weights) != channels:
+        raise GstoError(f"{name}: expected {channels} numbers, found {len(weights)}")
+
+
+def _expect_classes(label: Array, classes: int, ignore_label: int) -> None:
+    wrong = ((label < 0) | (label >= classes)) & (label != ignore_label)
+    if wrong.any():
+        expected = f"0 to {classes - 1}, or {ignore_label} to ignore"
+        raise GstoError(f"label: expected {expected}, found {label[wrong][0]}")
+
+
 def loss_value(objective: Objective, output: Array, batch: Mapping[str, Array]) -> float:
-    """The loss of one output, unweighted (complex where the output is)."""
+    """The loss of one output, unweighted (complex where the output is). Raises as `check_targets` does."""
+    check_targets(objective, {"output": output.shape}, batch)
     output = np.asarray(output, np.result_type(output, np.float64))
     match objective.loss:
         case CrossEntropy() as loss:
@@ -164,7 +213,6 @@ def cross_entropy(loss: CrossEntropy, logits: Array, label: Array) -> float:
         return 0.0
     classes = np.moveaxis(logits, 1, -1)[valid]
     truth = label[valid]
-    _check_labels(loss, truth, classes.shape[1])
     shifted = classes - classes.real.max(axis=1, keepdims=True)
     negative_log = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(truth)), truth]
     weights = np.ones(classes.shape[1]) if loss.class_weights is None else np.asarray(loss.class_weights)
@@ -174,14 +222,6 @@ def cross_entropy(loss: CrossEntropy, logits: Array, label: Array) -> float:
         return weighted.sum() / total if total > 0 else 0.0
     kept = ohem_kept(loss.ohem, np.exp(-negative_log.real), images=len(label))
     return weighted[kept].mean() if kept.any() else 0.0
-
-
-def _check_labels(loss: CrossEntropy, truth: Array, classes: int) -> None:
-    if truth.min() < 0 or truth.max() >= classes:
-        found = f"{truth.min()} to {truth.max()}"
-        raise GstoError(f"label: expected 0 to {classes - 1} or {loss.ignore_label} (ignored), found {found}")
-    if loss.class_weights is not None and len(loss.class_weights) != classes:
-        raise GstoError(f"class_weights: expected {classes} numbers, found {len(loss.class_weights)}")
 
 
 def ohem_kept(ohem: Ohem, probability: Array, images: int) -> NDArray[np.bool_]:

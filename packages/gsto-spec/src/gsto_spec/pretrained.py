@@ -104,10 +104,7 @@ def load_pretrained(
 
     Raises `HubError` where it is not to be had, else as `weights.load_directory` does.
     """
-    try:
-        return load_directory(find(name, FILES, revision=revision))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise WeightsError(str(error)) from None
+    return load_directory(find(name, FILES, revision=revision))
 
 
 @dataclass(frozen=True)
@@ -132,10 +129,7 @@ def inspect_directory(directory: str | Path) -> Inspected:
         raise WeightsError(
             f"{folder / GOLDEN_FILE}: no such file; save the network again with save_pretrained"
         )
-    try:
-        require_saved(folder)
-    except FileNotFoundError as error:
-        raise WeightsError(str(error)) from None
+    require_saved(folder)
     graph = read_graph(folder / GRAPH_FILE)
     card, recorded = read_card(folder / CARD_FILE), read_card(folder / GOLDEN_FILE)
     weights = read_safetensors(folder / WEIGHTS_FILE)

@@ -138,8 +138,8 @@ def _write(path: Path, data: bytes) -> None:
 def load_directory(directory: str | Path) -> tuple[Graph, Weights, dict[str, Any]]:
     """A saved model: its graph, weights and card. For a run's folder that is the model in it.
 
-    Raises `FileNotFoundError`, and `WeightsError` or `GraphError` for files that are broken, foreign, or
-    not the ones that the card describes.
+    Raises `WeightsError` or `GraphError` for files that are missing, broken, foreign, or not the ones that
+    the card describes.
     """
     folder = saved_model(directory)
     require_saved(folder)
@@ -164,10 +164,10 @@ def _is_saved(folder: Path) -> bool:
 
 
 def require_saved(folder: Path) -> None:
-    """Raise `FileNotFoundError` unless a directory has the three files of a saved model."""
+    """Raise `WeightsError` unless a directory has the three files of a saved model."""
     for name in (GRAPH_FILE, WEIGHTS_FILE, CARD_FILE):
         if not (folder / name).is_file():
-            raise FileNotFoundError(
+            raise WeightsError(
                 f"{folder / name}: a saved model has {GRAPH_FILE}, {WEIGHTS_FILE} and {CARD_FILE}"
             )
 

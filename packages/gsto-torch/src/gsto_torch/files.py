@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gsto_spec import Graph, WeightsError, pretrained
+from gsto_spec import Graph, pretrained
 from gsto_spec.weights import Weights, load_directory, save_directory
 from gsto_torch.compile import CompiledGraph, compile, weights_of
 
@@ -24,13 +24,9 @@ def save(model: CompiledGraph, directory: str | Path, card: Mapping[str, Any] | 
 def load(directory: str | Path, *, dtype: torch.dtype | None = None) -> CompiledGraph:
     """Open a saved model, whichever backend wrote it, or the one in a run's folder; `card` tells of it.
 
-    Raises `WeightsError` or `GraphError` for files that are missing, broken, foreign, or not the ones that
-    the card describes.
+    See `gsto_spec.weights.load_directory` for errors.
     """
-    try:
-        return _compiled(*load_directory(directory), dtype)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise WeightsError(str(error)) from None
+    return _compiled(*load_directory(directory), dtype)
 
 
 def _compiled(

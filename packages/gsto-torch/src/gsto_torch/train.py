@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gsto_spec import Graph
-from gsto_spec.backend import BackendError, Batch, Speed, Training, split_state
+from gsto_spec.backend import BackendError, Batch, Speed, Training, check_batch, split_state
 from gsto_spec.memory import segments
 from gsto_spec.ops import AdaptiveAvgPool, BatchNorm, Resize
 from gsto_spec.precision import LOW, Precision
@@ -86,7 +86,10 @@ class TorchTrainer(TorchPredictor):
                 norm.momentum = self.training.batch_norm_momentum
 
     def step(self, batch: Batch, learning_rate: float) -> Mapping[str, SupportsFloat]:
-        """Forward pass, gradient and update; the losses are those before the update, still on the device."""
+        """Forward pass, gradient and update; the losses are those before the update, still on the device.
+
+        Raises as `gsto_spec.backend.check_batch` does, and for a batch that `micro_batches` does not divide.
+        """
         with self.processes.together(), deterministic_algorithms(self.training.deterministic):
             before = self.statistics.copy()
             losses = self._gradients(batch)
@@ -192,6 +195,7 @@ class TorchTrainer(TorchPredictor):
 
     def _agree(self, batch: Batch) -> tuple[int, ...]:
         """How many images each process has. Raises on every process what is wrong with any of them."""
+        check_batch(self.model.graph, self.training.objective, batch)
         _, *channels_and_size = batch["image"].shape
         shapes = self.processes.gathered(torch.tensor(batch["image"].shape)).tolist()
         if any(shape[1:] != channels_and_size for shape in shapes):

@@ -15,6 +15,9 @@ from gsto_train.output import OutputError, give_up, open_closed
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 """Exit statuses; an interrupted command ends with 128 + the signal's number."""
 
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+"""Settings of every command, as click takes them."""
+
 
 def run_command(
     command: click.Command, name: str, arguments: Sequence[str] | None, *, interrupted: str

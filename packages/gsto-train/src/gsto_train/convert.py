@@ -172,10 +172,7 @@ def read_model(path: Path, graph: Graph | None, reading: Reading | None = None) 
 
 
 def _read_folder(path: Path, graph: Graph | None) -> Model:
-    try:
-        own, weights, card = load_directory(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(str(error)) from None
+    own, weights, card = load_directory(path)
     if graph is not None and graph.digest != own.digest:
         raise InputError(
             f"{path}: expected the graph that --architecture names ({graph.digest[:12]}), found "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast, get_args
 import click
 
 from gsto_train.bench.cases import JOBS, Job
-from gsto_train.command_line import DONE, FAILED, attempt, fail, path, run_command
+from gsto_train.command_line import CONTEXT, DONE, FAILED, attempt, fail, path, run_command
 from gsto_train.commands import completion
 from gsto_train.output import standard_output
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     run_command(command, NAME, arguments, interrupted="nothing was measured, run the same command again")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(context_settings=CONTEXT)
 @click.argument("job", type=click.Choice(JOBS), default="inference")
 @click.option(
     "--architecture",

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import click
 
-from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, run_command
+from gsto_train.command_line import CONTEXT, DONE, FAILED, attempt, fail, run_command
 from gsto_train.commands.options import FormName, NetworkOptions, network_options
 
 NAME = "gsto-convert"
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     run_command(command, NAME, arguments, interrupted="nothing was written")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(context_settings=CONTEXT)
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
 @network_options
@@ -47,26 +47,24 @@ def command(
     Every tensor arrives bit for bit, under its canonical name; whatever is left out, renamed, read
     otherwise, initialised or added is printed.
     """
-    from gsto_spec import GstoError
-    from gsto_train.convert import ConversionError, Reading, convert
-    from gsto_train.errors import InputError
-    from gsto_train.interrupts import Interrupted, Interrupts
+    from gsto_train.convert import ConversionError, Reading, Report, convert
     from gsto_train.run import runfolder
 
-    network = NetworkOptions(architecture, classes, form)
-    asked = inplace_abn is not None or initialize or seed is not None
-    reading = Reading(inplace_abn, initialize, seed or 0) if asked else None
-    source = source / runfolder.MODEL if runfolder.is_run(source) else source
-    try:
-        with Interrupts().installed():
-            report = convert(source, target, graph=network.graph(), reading=reading, force=force)
-    except (InputError, GstoError) as error:
-        return fail(NAME, str(error), WRONG_INPUT)
-    except ConversionError as error:
-        return fail(NAME, str(error), FAILED)
-    except OSError as error:
-        return fail(NAME, f"{error.filename or target}: {error.strerror}; nothing was written", FAILED)
-    except Interrupted as interrupted:
-        return fail(NAME, "interrupted; nothing was written", interrupted.status)
-    click.echo(json.dumps(dataclasses.asdict(report), indent=1) if as_json else str(report))
-    return DONE
+    report: Report | None = None
+
+    def work() -> int:
+        nonlocal report
+        network = NetworkOptions(architecture, classes, form)
+        asked = inplace_abn is not None or initialize or seed is not None
+        reading = Reading(inplace_abn, initialize, seed or 0) if asked else None
+        given = source / runfolder.MODEL if runfolder.is_run(source) else source
+        try:
+            report = convert(given, target, graph=network.graph(), reading=reading, force=force)
+        except ConversionError as error:
+            return fail(NAME, str(error), FAILED)
+        return DONE
+
+    status = attempt(NAME, work, interrupted="nothing was written", unnamed=str(target))
+    if report is not None:
+        click.echo(json.dumps(dataclasses.asdict(report), indent=1) if as_json else str(report))
+    return status

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn, Union
 
 import click
 
-from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, run_command
+from gsto_train.command_line import CONTEXT, DONE, FAILED, WRONG_INPUT, fail, run_command
 from gsto_train.commands import completion
 from gsto_train.commands.options import data_option, set_option
 from gsto_train.output import standard_output
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     run_command(command, NAME, arguments, interrupted="nothing was written")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings=CONTEXT)
 @click.version_option(package_name="gsto-train", message="%(prog)s %(version)s")
 def command() -> None:
     """Look at data sets."""

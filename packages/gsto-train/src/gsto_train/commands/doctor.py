@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import click
 
-from gsto_train.command_line import DONE, FAILED, fail, run_command
+from gsto_train.command_line import CONTEXT, DONE, FAILED, fail, run_command
 from gsto_train.output import standard_output
 
 NAME = "gsto-doctor"
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     run_command(command, NAME, arguments, interrupted="run the same command again")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(context_settings=CONTEXT)
 @click.option("--json", "as_json", is_flag=True, help="Print all that is found for machines.")
 @click.version_option(package_name="gsto-train", message="%(prog)s %(version)s")
 def command(as_json: bool) -> int:

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import click
 
-from gsto_train.command_line import DONE, FAILED, attempt, fail, path, run_command
+from gsto_train.command_line import CONTEXT, DONE, FAILED, attempt, fail, path, run_command
 from gsto_train.commands import completion
 from gsto_train.commands.options import (
     FormName,
@@ -30,9 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     run_command(command, NAME, arguments, interrupted="nothing was written, run the same command again")
 
 
-@click.command(
-    cls=SettingsCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.command(cls=SettingsCommand, context_settings=CONTEXT)
 @click.argument("source", metavar="RUN|DIRECTORY|CHECKPOINT", shell_complete=completion.FILES)
 @backend_option("What predicts: torch, jax, ...; default: the run's.")
 @benchmark_option("The data and the test procedure; default: the run's own.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from gsto_train.command_line import DONE, FAILED, attempt, fail, path, run_command
+from gsto_train.command_line import CONTEXT, DONE, FAILED, attempt, fail, path, run_command
 from gsto_train.commands import completion
 from gsto_train.commands.options import (
     FormName,
@@ -49,9 +49,7 @@ class _Share(click.FloatRange):
         return number
 
 
-@click.command(
-    cls=SettingsCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.command(cls=SettingsCommand, context_settings=CONTEXT)
 @click.argument("pictures", metavar="PICTURE|FOLDER|PATTERN...", nargs=-1, shell_complete=completion.FILES)
 @click.option(
     "--model",
@@ -214,6 +212,8 @@ def _run(given: Options, report: "Report") -> dict[str, Any]:
     from gsto_train.wording import counted
 
     named = sources.find(given.pictures)
+    place = gallery.default_output() if given.output is None else path("--output", given.output)
+    output = gallery.Output(place, force=given.force)
     boxes = None if given.boxes is None else read_boxes(path("--boxes", given.boxes))
     network = _network(given, path("--model", given.model), given.network(), report)
     if boxes is not None and not network.poses:
@@ -227,8 +227,7 @@ def _run(given: Options, report: "Report") -> dict[str, Any]:
     )
     looks = looker(network, boxed=boxes is not None or given.samples is not None)
     explanation = _explanation(given, network, looks, baseline)
-    place = gallery.default_output() if given.output is None else path("--output", given.output)
-    output = gallery.Output(place, force=given.force)
+    output.make()
     also = gallery.nothing_more if explanation is None else explanation.into(output)
     outcome = gallery.predict_all(shown, network, looks, output, report, opacity=given.opacity, also=also)
     summary = gallery.summarize(network, looks, output, outcome)

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
-from gsto_train.command_line import DONE, FAILED, attempt, fail, path, run_command
+from gsto_train.command_line import CONTEXT, DONE, FAILED, attempt, fail, path, run_command
 from gsto_train.commands import completion
 from gsto_train.commands.options import backend_option, device_option
 from gsto_train.output import standard_output
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     run_command(command, NAME, arguments, interrupted="nothing was written, run the same command again")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(context_settings=CONTEXT)
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, shell_complete=completion.FOLDERS)
 @click.option(
     "--output",

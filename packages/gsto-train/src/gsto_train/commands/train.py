@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from gsto_train.command_line import DONE, FAILED, WRONG_INPUT, fail, out_of_memory, path, run_command
+from gsto_train.command_line import CONTEXT, DONE, FAILED, WRONG_INPUT, fail, out_of_memory, path, run_command
 from gsto_train.commands import completion
 from gsto_train.commands.options import (
     SettingsCommand,
@@ -22,6 +22,7 @@ from gsto_train.commands.options import (
 from gsto_train.output import OutputError, standard_output
 
 if TYPE_CHECKING:
+    from gsto_train.interrupts import Interrupts
     from gsto_train.report import Report
     from gsto_train.run.job import Job, Request
 
@@ -33,9 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     run_command(command, NAME, arguments, interrupted="nothing was begun, run the same command again")
 
 
-@click.command(
-    cls=SettingsCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.command(cls=SettingsCommand, context_settings=CONTEXT)
 @backend_option("What trains: torch, jax, another that is installed, or your own; of --resume the run's.")
 @benchmark_option("Settings to start from; default: scenes, which are generated.")
 @architecture_option("The network; default: the benchmark's.")
@@ -108,15 +107,8 @@ def _train(
     shortcuts: Mapping[str, str | None],
     as_json: bool,
 ) -> int:
-    from gsto_spec import GstoError
-    from gsto_train.data.loader import LoaderError
-    from gsto_train.errors import InputError
     from gsto_train.interrupts import Interrupted, Interrupts
-    from gsto_train.processes import Elsewhere
-    from gsto_train.report import Report
     from gsto_train.run.job import Request, prepare, recorded_backend
-    from gsto_train.run.loop import TrainingError, run
-    from gsto_train.run.runfolder import RESULT
     from gsto_train.schema import assignment
 
     interrupts = Interrupts()
@@ -138,40 +130,64 @@ def _train(
             if only_checked:
                 return _dry_run(request, as_json)
             job = prepare(request)
-            first = job.processes.first
-            report = Report(json=as_json, silent=not first)
-            result = run(job, report, interrupts)
-            if as_json and first:
-                with standard_output():
-                    click.echo(json.dumps(result, indent=1, ensure_ascii=False))
-            if first and job.settings.train.report:
-                return _report_on(job, report)
-    except (InputError, GstoError) as error:
-        return fail(NAME, str(error), WRONG_INPUT)
-    except TrainingError as error:
-        return fail(NAME, str(error), FAILED)
-    except LoaderError as error:
-        return fail(NAME, f"{error}; {_how_to_go_on(job)}", FAILED)
-    except Elsewhere:
-        return FAILED
+            return _run(job, interrupts, as_json)
     except Interrupted as interrupted:
         return stopped(interrupted.status)
-    except OSError as error:
-        problem = f"{error.filename or 'standard error'}: {error.strerror}"
-        if job is None:
-            return fail(NAME, f"{problem}; mend that and run the same command again", FAILED)
-        return fail(NAME, f"{problem}; mend that (is the disk full?), then {_how_to_go_on(job)}", FAILED)
-    except OutputError as error:
-        where = f"; the run is complete, its scores are in {job.folder.path / RESULT}" if job else ""
-        return fail(NAME, f"{error}{where}", FAILED)
     except Exception as error:
-        if not out_of_memory(error):
-            raise
-        return fail(NAME, f"out of memory: {str(error) or 'none is left'}; {_how_to_need_less(job)}", FAILED)
+        return _failed(error, job)
     finally:
         if job is not None:
             job.folder.release()
-    return DONE
+
+
+def _run(job: "Job", interrupts: "Interrupts", as_json: bool) -> int:
+    from gsto_train.report import Report
+    from gsto_train.run.loop import run
+
+    first = job.processes.first
+    report = Report(json=as_json, silent=not first)
+    result = run(job, report, interrupts)
+    if as_json and first:
+        with standard_output():
+            click.echo(json.dumps(result, indent=1, ensure_ascii=False))
+    return _report_on(job, report) if first and job.settings.train.report else DONE
+
+
+def _failed(error: Exception, job: "Job | None") -> int:
+    """Say in one line what ended training and how to go on, and return the exit status; else raise it."""
+    from gsto_spec import GstoError
+    from gsto_train.data.loader import LoaderError
+    from gsto_train.errors import InputError
+    from gsto_train.processes import Elsewhere
+    from gsto_train.run.loop import TrainingError
+    from gsto_train.run.runfolder import RESULT
+
+    match error:
+        case Elsewhere():
+            return FAILED
+        case InputError() | GstoError():
+            return fail(NAME, str(error), WRONG_INPUT)
+        case TrainingError():
+            return fail(NAME, str(error), FAILED)
+        case LoaderError():
+            return fail(NAME, f"{error}; {_how_to_go_on(job)}", FAILED)
+        case OutputError():
+            where = f"; the run is complete, its scores are in {job.folder.path / RESULT}" if job else ""
+            return fail(NAME, f"{error}{where}", FAILED)
+        case OSError():
+            return fail(NAME, _mend(error, job), FAILED)
+        case _ if out_of_memory(error):
+            told = str(error) or "none is left"
+            return fail(NAME, f"out of memory: {told}; {_how_to_need_less(job)}", FAILED)
+        case _:
+            raise error
+
+
+def _mend(error: OSError, job: "Job | None") -> str:
+    problem = f"{error.filename or 'standard error'}: {error.strerror}"
+    if job is None:
+        return f"{problem}; mend that and run the same command again"
+    return f"{problem}; mend that (is the disk full?), then {_how_to_go_on(job)}"
 
 
 def _list(benchmark: str | None, as_json: bool) -> int:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,21 +30,21 @@ class Output:
     """A folder that files are written into, and never beside it."""
 
     def __init__(self, path: Path, *, force: bool) -> None:
-        """Make the folder; raises `InputError` where it holds something and nobody said `force`."""
+        """Raises `InputError` where the folder holds something and nobody said `force`; `make` makes it."""
         self.path = path
-        self._made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
-        try:
+        with _refused(path):
             if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not force)):
                 what = "holds files already" if path.is_dir() else "is a file"
                 mend = "--force replaces those of the same names, or give" if path.is_dir() else "give"
                 raise InputError(f"{printable(path)}: this output folder {what}; {mend} another --output")
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"{printable(path)}: this output folder cannot be made: {error.strerror}; give another "
-                "--output"
-            ) from None
-        self._real = path.resolve()
+        self._made: tuple[Path, ...] = ()
+
+    def make(self) -> None:
+        """Make the folder; raises `InputError` where that cannot be."""
+        self._made = tuple(folder for folder in (self.path, *self.path.parents) if not folder.exists())
+        with _refused(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._real = self.path.resolve()
 
     def place(self, name: str) -> Path:
         """Return the path of a file, its folder made; raises `InputError` where a link leads outside."""
@@ -65,6 +65,16 @@ class Output:
         """Write a file, whole or not at all, and return its name."""
         replace(self.place(name), content)
         return name
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{printable(path)}: this output folder cannot be made: {error.strerror}; give another --output"
+        ) from None
 
 
 @dataclass

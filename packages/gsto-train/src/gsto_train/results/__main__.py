@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from gsto_train.command_line import DONE, WRONG_INPUT, fail, run_command
+from gsto_train.command_line import CONTEXT, DONE, WRONG_INPUT, fail, run_command
 
 NAME = "python -m gsto_train.results"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings=CONTEXT)
 def command() -> None:
     """Keep results of benchmarks, and show them beside the paper's."""
 
