@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -16,6 +17,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from fuzz.reader import CANARY, MODULE, Answer, Reader
 from fuzz.watch import CONTROL, MEBIBYTE, SECONDS, Hang, Measured, Problem, install, limit_memory, watching
+
+EXHAUSTED = re.compile(r"MemoryError|out of memory|(not|unable to|failed to|can't|tried to) allocate", re.I)
+"""How numpy, OpenCV, Pillow and torch say that memory is gone; a file may call itself `allocate`."""
 
 MOST_ADDRESSES = 6 * 2**30
 """Bytes that a process may ask for beside what it has at its start."""
@@ -94,7 +98,7 @@ def _check_words(answer: Answer, names: str) -> None:
         raise Problem(f"prints a traceback or a warning: {said!r:.500}")
     if not answer.accepted and (not line or "\n" in line or names not in line):
         raise Problem(f"does not say in one line what is wrong with {names or 'it'}: {line!r:.300}")
-    if "MemoryError" in line or "out of memory" in line or "allocate" in line:
+    if EXHAUSTED.search(line):
         raise Problem(f"runs out of memory: {line:.300}")
 
 

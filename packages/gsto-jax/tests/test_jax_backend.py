@@ -1,5 +1,8 @@
 """`JaxBackend` keeps the contract of `gsto_spec.backend`, and says what is not to be had."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -62,3 +65,20 @@ def test_images_that_the_graph_cannot_take_are_refused(shape: tuple[int, ...], m
     with pytest.raises(GraphError) as caught:
         predictor.predict(np.zeros(shape, np.float32))
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("named", ["cuda", "abacus"])
+def test_platforms_that_are_not_here_are_told_in_a_line(named: str) -> None:
+    if named in JaxBackend().devices():
+        pytest.skip("JAX sees a CUDA device here")
+    code = "from gsto_jax.backend import JaxBackend; JaxBackend()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "JAX_PLATFORMS": named},
+        capture_output=True,
+        text=True,
+    )
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith(
+        f"gsto_spec.backend.BackendError: JAX_PLATFORMS={named}: expected devices that JAX has here, found: "
+    )

@@ -52,6 +52,9 @@ def test_freed_memory_is_kept_and_other_threads_take_it_again() -> None:
     [
         ([], {}),
         (["keep_freed_memory"], {"GSTO_KEEP_MEMORY": "0"}),
+        (["keep_freed_memory"], {"GSTO_KEEP_MEMORY": "False"}),
+        (["keep_freed_memory"], {"GSTO_KEEP_MEMORY": "no"}),
+        (["keep_freed_memory"], {"GSTO_KEEP_MEMORY": "OFF"}),
         (["give_back_freed_memory"], {}),
         (["give_back_freed_memory", "keep_freed_memory"], {}),
     ],

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial, wraps
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,17 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from gsto_spec import GraphBuilder, HRNet, build, cost, evaluate, initial_weights
+from gsto_spec import (
+    GraphBuilder,
+    GraphError,
+    HRNet,
+    VariantError,
+    build,
+    cost,
+    evaluate,
+    initial_weights,
+    variant,
+)
 from gsto_spec.attention import channel_gate, channel_max, channel_mean, spatial_gate
 from gsto_spec.blocks import attend
 
@@ -154,3 +165,47 @@ def test_attended_networks_evaluate_at_odd_sizes(attention: Any, location: Any) 
     found = evaluate(graph, initial_weights(graph), {"image": image})["stage4"]
     assert found.shape == (1, 3, 10, 13)
     assert np.isfinite(found).all()
+
+
+GATED = [
+    ("gsto-hrnet-w16-mini", "fusion_gate", "stage2.0.att_layers.0.0", 16),
+    ("gsto-hrnet-w16-mini", "transition_gate", "att2.2.0", 32),
+    ("gsto-hrnet-w16-mini", "attention", "stage2.0.attention.0", 16),
+    ("resnet50-ppm", "context_gate", "ppm.att_layers.0", 2048),
+]
+
+
+def my_gate(build: GraphBuilder, path: str, x: str, *, name: str, channels: int | None) -> str:
+    return build.sigmoid(build.conv2d(name.format(path), x, channels or build.channels(x)))
+
+
+@pytest.mark.parametrize(("base", "field", "path", "features"), GATED)
+def test_a_gate_of_ones_own_that_does_not_fit_is_told_with_the_mend(
+    base: str, field: str, path: str, features: int
+) -> None:
+    def built(name: str, channels: int | None) -> None:
+        function = wraps(my_gate)(partial(my_gate, name=name, channels=channels))
+        stages = {"supervised_stages": ()} if "gsto" in base else {}
+        build(replace(variant(base), **{field: function}, **stages))  # type: ignore[arg-type]
+
+    for fitting in (1, None):
+        built("{}.0", fitting)
+    with pytest.raises(VariantError) as wide:
+        built("{}.0", 8)
+    expected = f"expected 1 channel, or as many as the features, {features}"
+    assert str(wide.value) == f"gate {path}: {expected}, found my_gate, which makes 8"
+    with pytest.raises(GraphError) as again:
+        built("g", 1)
+    assert str(again.value) == (
+        "g.weight: expected one node of each name, found a second one in my_gate; name nodes by the path "
+        'that the function is given, f"{path}.g" [graph_c1]'
+    )
+
+
+def test_maps_of_other_channels_are_not_told_to_be_resized() -> None:
+    build = GraphBuilder()
+    wide, narrow = build.conv2d("wide", build.input("x", 3), 8), build.conv2d("narrow", "x", 4)
+    with pytest.raises(GraphError, match="their channels differ; a gate has 1, or as many as the features"):
+        build.mul(wide, narrow)
+    with pytest.raises(GraphError, match="bring them to one number of channels with a 1x1 conv2d"):
+        build.add([wide, narrow])

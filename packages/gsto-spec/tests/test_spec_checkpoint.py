@@ -173,7 +173,8 @@ def test_another_number_of_classes_is_refused_whole_and_initialises_when_asked(
     told = f": the file has {GSTO.classes} classes, the graph 7: give --classes {GSTO.classes}, from Python "
     assert told in str(error).partition(" has shape")[0]
     assert f"file has {GSTO.classes} classes, the graph 7\n" in str(error.report)
-    assert "its backbone fits: to take that and leave the rest as initialised, say initialize" in str(error)
+    mend = "to keep 7 classes, say initialize=True from Python, or gsto-convert --initialize, to take what"
+    assert f"; its backbone fits: {mend}" in str(error)
     found = read(weights, graph, initialize=True, seed=2)
     assert set(found.report.kept_as_initialized) == set(found.report.misshapen) == other
     initial = initial_weights(graph, 2)
@@ -444,6 +445,14 @@ def test_files_of_a_framework_are_left_to_its_backend(tmp_path: Path, name: str)
         read_checkpoint(tmp_path / name, build(PLAIN))
 
 
+def test_a_name_in_place_of_a_graph_is_told_how_to_build_it(tmp_path: Path) -> None:
+    name: Any = "hrnetv2-w18"
+    with pytest.raises(
+        TypeError, match=r"found the name 'hrnetv2-w18': build it by gsto_spec.build\('hrnetv2"
+    ):
+        read_checkpoint(tmp_path / "a.safetensors", name)
+
+
 def test_what_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         WeightsError, match=r"a\.safetensors: expected a checkpoint's file or .*, found none$"
@@ -469,7 +478,7 @@ def test_a_saved_directory_is_read(tmp_path: Path) -> None:
 def test_a_saved_directory_of_a_graph_that_computes_something_else_is_refused(tmp_path: Path) -> None:
     save_directory(tmp_path, build(PLAIN), random_weights(build(PLAIN)))
     aligned = build(replace(PLAIN, align_corners=True))
-    with pytest.raises(WeightsError, match=r"computes something else with the same tensors; initialize=True"):
+    with pytest.raises(WeightsError, match=r"something else with the same tensors; initialize=True from P"):
         read_checkpoint(tmp_path, aligned)
     assert_equal(read_checkpoint(tmp_path, aligned, initialize=True), random_weights(build(PLAIN)))
 

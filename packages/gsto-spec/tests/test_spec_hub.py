@@ -75,6 +75,13 @@ def test_what_can_only_be_a_path_is_never_asked_of_the_hub(asked: list[tuple[Any
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", [None, 3, b"me/net"])
+def test_what_is_no_name_is_told(name: Any) -> None:
+    told = f"name: expected a saved model's directory or owner/name, found {type(name).__name__}"
+    with pytest.raises(TypeError, match=f"^{told}$"):
+        load_pretrained(name)
+
+
 def test_a_missing_directory_is_told_with_the_nearest(model: Path) -> None:
     with pytest.raises(HubError, match=r"^modle: no such directory \(nearest: model\)$"):
         load_pretrained("modle")

@@ -192,3 +192,84 @@ def test_a_path_given_for_a_module_is_told_what_a_module_is(text: str) -> None:
         LocateError, match=r"expected module:attribute, such as mine:network for mine.py here"
     ):
         locate(text)
+
+
+CALLED = """import functools, gsto_spec
+
+class Family:
+    def __call__(self, classes):
+        return gsto_spec.variant("gsto-hrnet-w16-mini")
+
+class Module(Family):
+    def __call__(self, image):
+        return image.shape
+
+class Endless(Family):
+    def __call__(self, *arguments):
+        raise ValueError("long " * 300)
+
+def network(classes, name):
+    return gsto_spec.variant(name)
+
+works, module, endless = Family(), Module(), Endless()
+named = functools.partial(network, name="gsto-hrnet-w16-mini")
+misnamed = functools.partial(network, name="none")
+text = functools.partial(repr)
+"""
+
+
+def test_what_can_be_called_is_no_function_of_classes_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"called_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(CALLED)
+    monkeypatch.chdir(tmp_path)
+    for works in ("works", "named"):
+        assert locate(f"{name}:{works}") == build(variant("gsto-hrnet-w16-mini"))
+    expected = "expected a Graph, a variant or a function of classes, found"
+    for attribute, told in (
+        ("module", f"{expected} {name}.Module; its own code failed: {name}.py line 9: AttributeError: "),
+        ("endless", f"{expected} {name}.Endless; its own code failed: {name}.py line 13: ValueError: long "),
+        ("misnamed", f"its own code failed: {name}.py line 16: UnknownArchitecture: "),
+        ("text", f"{expected} str"),
+    ):
+        with pytest.raises(LocateError) as caught:
+            locate(f"{name}:{attribute}", classes=2)
+        assert str(caught.value).startswith(f"{name}:{attribute}: {told}")
+        assert len(str(caught.value)) < 450
+
+
+def test_a_module_is_answered_with_how_to_name_what_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets").mkdir()
+    for module in ("mine", "nets.mine"):
+        file = f"{module.replace('.', '/')}.py"
+        Path(file).write_text("raise SystemExit('ran')")
+        with pytest.raises(LocateError) as caught:
+            locate(module)
+        assert (
+            str(caught.value) == f"{module}: expected module:attribute; give {module}:NAME for NAME in {file}"
+        )
+        with pytest.raises(LocateError) as caught:
+            locate(f"{file}:network")
+        told = f"{file}:network: expected module:attribute, found a file; give {module}:network"
+        assert str(caught.value) == told
+    Path("gsto-hrnet-w18.py").write_text("raise SystemExit('ran')")
+    locate("gsto-hrnet-w16-mini")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("GSTO-HRNet-W48", "gsto-hrnet-w48"),
+        ("gsto-hrnet-w16", "gsto-hrnet-w16-mini"),
+        ("resnet101", "resnet101-ppm"),
+        ("w16", "gsto-hrnet-w16-mini"),
+        ("gsto-hrnet-w84", "gsto-hrnet-w48"),
+    ],
+)
+def test_a_name_is_near_whatever_its_capitals_and_however_little_of_it_there_is(text: str, name: str) -> None:
+    with pytest.raises(GstoError, match=rf"^unknown architecture {text} \(nearest: {name}\); "):
+        locate(text)

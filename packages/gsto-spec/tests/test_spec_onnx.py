@@ -218,6 +218,8 @@ def test_of_a_directory_the_command_takes_graph_and_weights(saved: tuple[Path, G
     ):  # fmt: skip
         status, text = export(*asked, "--onnx", str(file))
         assert status == 0 and "initial weights" not in text
+        of = "its own weights" if len(asked) == 1 else asked[-1]
+        assert text.startswith(f"{file}: stage4, stage3, stage2 of {asked[0]}, {of}, digest ")
     assert len({file.read_bytes() for file in files}) == 1
     status, text = export(model, "--classes", "9", "--onnx", str(folder / "9.onnx"))
     assert status == 2 and "has 2 channels, expected one for each of 9 classes" in text

@@ -142,6 +142,7 @@ def test_gates_cost_what_table_2_says() -> None:
         ({"layer1_width": -1}, "layer1_width: expected at least 1, found -1"),
         ({"layer1_blocks": 0}, "layer1_blocks: expected at least 1, found 0"),
         ({"classes": 0}, "classes: expected at least 1, found 0"),
+        ({"classes": 10**5000}, "classes: expected at most 2,147,483,647, found more"),
         ({"classes": "3"}, "classes: expected a whole number of at least 1, found '3'"),
         ({"upsampling": "biliner"},
          "upsampling: expected one of bilinear, nearest, found biliner (nearest: bilinear)"),

@@ -193,6 +193,13 @@ def test_what_is_no_array_of_real_numbers_is_named(value: Any) -> None:
         check_weights(small(), weights | {name: value})
 
 
+@pytest.mark.parametrize("weights", [[1], None, "weights"])
+def test_what_is_no_mapping_is_told(weights: Any) -> None:
+    told = f"weights: expected a mapping of names to arrays, found {type(weights).__name__}"
+    with pytest.raises(WeightsError, match=f"^{told}$"):
+        check_weights(small(), weights)
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
 def test_a_card_too_deep_or_too_long_is_one_line(tmp_path: Path, text: str) -> None:
     (saved(tmp_path) / "card.json").write_text(text)

@@ -250,7 +250,7 @@ def test_a_run_resumes_from_another_folder(
         ),
         (["--set", "architecture.form=paper"], "a graph's form is fixed"),
         (["--precision", "float16"], "'train.precision': expected one of float32, float64"),
-        (["--device", "cuda"], "'train.device': expected one of auto, cpu"),
+        (["--device", "cuda"], "(backend 'linear' on this machine), found 'cuda'; it sees no GPU here"),
         (["--data", "picture"], "no such folder of data (nearest: pictures)"),
         (
             ["--set", "data.train_list=trian.txt"],

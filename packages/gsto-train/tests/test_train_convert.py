@@ -224,7 +224,7 @@ def test_a_run_s_folder_is_taken_for_its_trained_network(run: Callable[..., Outc
     weights = random_weights(graph)
     Path("run").mkdir()
     Path("run/config.json").write_text("{}")
-    assert "run/model: no such file or folder" in run("run", "out.npz").failure
+    assert "run: this run has no model/ yet" in run("run", "out.npz").failure
     save_directory("run/model", graph, weights)
     assert run("run", "out.npz").status == 0
     found = np.load("out.npz")

@@ -105,6 +105,59 @@ def test_missing_and_broken_files_are_all_named(check: Any, pictures: Path) -> N
     assert shown.status == 1 and shown.out.splitlines()[-1] == "4 problems"
 
 
+def test_a_void_value_that_nobody_told_of_is_told_once_with_its_mend(
+    check: Any, pictures: Path, command: Any
+) -> None:
+    (pictures / "classes.json").write_text('{"classes": ["red", "green", "blue"]}')
+    mend = 'add "ignore_index": 9 to classes.json (or --set data.ignore_label=9)'
+    shown = check("folder", pictures, as_json=False)
+    assert shown.status == 1 and shown.out.splitlines()[-1] == "6 problems"
+    train, val = (line for line in shown.out.splitlines() if "broken:" in line)
+    named = ", ".join(str(pictures / f"{number}_label.png") for number in range(3))
+    assert train == (
+        "  broken: 4 files: label value 9, where 0..2 are classes; if these pixels are to be ignored, "
+        f"{mend}: {named}, ..."
+    )
+    assert "2 files: label value 9" in val and val.endswith("5_label.png")
+    assert "train: 4 pictures read, 4 of them broken\n" in shown.out
+    assert [text.endswith(mend) for text in check("folder", pictures).texts("train", "broken")] == [True] * 4
+    assert f"{mend}; then run" in command("--output", "run").failure
+    for way in ("--set", "data.ignore_label=9"), ():
+        assert check("folder", pictures, *way).status == 0
+        (pictures / "classes.json").write_text('{"num_classes": 3, "ignore_index": 9}')
+
+
+def test_two_values_that_are_no_class_are_no_void(check: Any, pictures: Path) -> None:
+    (pictures / "classes.json").write_text('{"num_classes": 2}')
+    assert not any("ignore_index" in text for text in check("folder", pictures).texts("train", "broken"))
+
+
+@pytest.mark.parametrize("classes", ['["r","g","b"]', '["r","g","b","more"]'])
+def test_the_ignore_index_of_classes_json_holds_beside_other_names(
+    check: Any, pictures: Path, classes: str
+) -> None:
+    done = check("folder", pictures, "--set", f"data.classes={classes}")
+    assert done.status == 0 and done.report["train"]["ignored_pixels"] == 16
+
+
+def test_a_classes_json_of_another_form_does_not_keep_names_from_being_given(
+    check: Any, pictures: Path
+) -> None:
+    names = ("--set", 'data.classes=["r","g","b"]')
+    (pictures / "classes.json").write_text('["r", "g", "b"]')
+    assert check("folder", pictures, *names, "--set", "data.ignore_label=9").status == 0
+    assert "label value 9" in check("folder", pictures, *names).texts("val", "broken")[0]
+    (pictures / "classes.json").write_text("{")
+    assert "expected a JSON object" in check("folder", pictures, *names).texts("val", "missing")[0]
+
+
+def test_an_ignore_index_that_is_a_class_of_other_names_is_refused(check: Any, pictures: Path) -> None:
+    (pictures / "classes.json").write_text('{"num_classes": 2, "ignore_index": 2}')
+    done = check("folder", pictures, "--set", 'data.classes=["r","g","b"]')
+    (found,) = done.texts("train", "missing")
+    assert f"{pictures / 'classes.json'}: ignore label: expected a value that is no class, found 2" in found
+
+
 def test_a_part_of_a_data_set_and_absent_classes_are_odd_but_no_problem(check: Any, streets: Path) -> None:
     done = check("cityscapes", streets)
     assert done.status == 0

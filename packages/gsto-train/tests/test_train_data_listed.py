@@ -263,14 +263,16 @@ def test_a_label_value_out_of_range_is_told_with_its_place(folder: Path) -> None
     save(values, path)
     found = f"{path}: label value 200 out of range at row 1, column 4 (2 such pixels); expected 0..2, or "
     mend = " for ignore; mend the label or the list of classes"
-    assert message(lambda: listed(folder)[1]) == f"{found}255{mend}"
+    ignored = 'if these pixels are to be ignored, add "ignore_index": 200 to classes.json'
+    way = f"{ignored} (or --set data.ignore_label=200)"
+    assert message(lambda: listed(folder)[1]) == f"{found}255{mend}; {way}"
     assert message(lambda: listed(folder, ignore_label=11)[1]) == f"{found}11 or 255{mend}"
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (None, 'no such file; write one, such as {"num_classes": 11}, or give the names (data.classes)'),
+        (None, 'no such file; write one, such as {"classes": ["road", "car"]}, or give the names (data'),
         ("{", "expected a JSON object, found an error"),
         ("[1]", "expected a JSON object, found a list"),
         ("{}", 'expected "classes", a list of names, or "num_classes", found None'),

@@ -92,3 +92,17 @@ def test_other_kinds_of_png_are_read_as_rgb(mode: str) -> None:
 def test_a_colour_made_transparent_stays_as_it_is() -> None:
     pixels = noise((4, 6), 3)
     assert np.array_equal(read(encoded(pixels, transparency=tuple(pixels[0, 0].tolist()))), pixels)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pictures_of_values_whose_white_is_not_known_are_refused(kind: type, tmp_path: Path) -> None:
+    Image.fromarray(np.ones((4, 6), kind)).save(tmp_path / "grey.tif")
+    with pytest.raises(InputError, match=r"grey\.tif: .*expected 8 or 16 bits a channel, found mode [IF]: "):
+        read_image(tmp_path / "grey.tif")
+
+
+def test_the_high_byte_of_16_bits_is_read(tmp_path: Path) -> None:
+    grey = noise((4, 6), 2)[..., 0].astype(np.uint16)
+    for ending in ("png", "tif"):
+        Image.fromarray(grey << 8).save(tmp_path / f"grey.{ending}")
+        assert np.array_equal(read_image(tmp_path / f"grey.{ending}")[..., 0], grey)

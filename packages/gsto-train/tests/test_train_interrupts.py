@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,15 +43,34 @@ CRASHING = """
 """
 """A framework that does not survive being cleared away in the middle of its work."""
 
+SLOW = """
+        import time
+        time.sleep(0.1)
+"""
+
+UNENDING = """
+import os, time
+from concurrent.futures import ThreadPoolExecutor
+from gsto_train.interrupts import Interrupts
+
+with Interrupts().installed(lambda status: print("interrupted", flush=True)), ThreadPoolExecutor(1) as pool:
+    pool.submit(os.read, os.pipe()[0], 1)
+    print("reached", flush=True)
+    time.sleep(60)
+"""
+"""A thread waits for what does not come, as for a disk that is gone, and its pool waits for it."""
+
 
 @contextmanager
-def training(step: str, plugin_folder: Path, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A run, in a process of its own, in whose first step `step` is done."""
+def training(
+    step: str, plugin_folder: Path, folder: Path, under: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
+    """A run, in a process of its own or `under` another command, in whose first step `step` is done."""
     (folder / "stuck.py").write_text(STUCK.format(step=step.strip()))
     given = ["--backend", "stuck:Backend", "--architecture", "linear_backend:graph", "--output", "run"]
     settings = [f"--set={text}" for text in ("data.crop=[16,16]", "data.train_scenes=4", "data.val_scenes=1")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "gsto_train", *given, *settings], cwd=folder, text=True,
+        [*under, sys.executable, "-m", "gsto_train", *given, *settings], cwd=folder, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(plugin_folder), str(folder)))},
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -71,8 +90,7 @@ def test_a_second_signal_stops_at_once_what_never_comes_back_to_python(
 ) -> None:
     with training(FOREVER, plugin_folder, tmp_path) as process:
         assert process.stderr is not None
-        while process.poll() is None and not (tmp_path / "reached").exists():
-            time.sleep(0.05)
+        reached(process, tmp_path)
         process.send_signal(number)
         told = next(line for line in process.stderr if "once more" in line)
         assert told == "finishing this step (once more: stop at once)\n"
@@ -89,3 +107,52 @@ def test_a_framework_that_is_cut_short_is_not_cleared_away(plugin_folder: Path, 
         _, error = process.communicate(timeout=60)
         assert process.returncode == 143, error
     assert error.splitlines()[-1].startswith("gsto-train: interrupted; go on with: ")
+
+
+def reached(process: subprocess.Popen[str], folder: Path) -> None:
+    while process.poll() is None and not (folder / "reached").exists():
+        time.sleep(0.05)
+
+
+def test_a_second_signal_ends_what_waits_for_a_thread_that_does_not_end() -> None:
+    with subprocess.Popen([sys.executable, "-c", UNENDING], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "reached\n"
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        told, _ = process.communicate(timeout=60)
+    assert (process.returncode, told) == (143, "interrupted\n")
+
+
+def test_a_terminal_that_is_closed_lets_the_run_save(plugin_folder: Path, tmp_path: Path) -> None:
+    with training(SLOW, plugin_folder, tmp_path) as process:
+        reached(process, tmp_path)
+        process.send_signal(signal.SIGHUP)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 129
+    assert error.splitlines()[-1].startswith("gsto-train: interrupted; go on with: ")
+    assert list((tmp_path / "run/checkpoints").iterdir())
+
+
+def test_nohup_is_honoured(plugin_folder: Path, tmp_path: Path) -> None:
+    deaf = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
+    with training(SLOW, plugin_folder, tmp_path, deaf) as process:
+        reached(process, tmp_path)
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 143
+
+
+def test_a_reader_of_standard_error_that_ends_first_costs_nothing(
+    plugin_folder: Path, tmp_path: Path
+) -> None:
+    with training(SLOW, plugin_folder, tmp_path) as process:
+        reached(process, tmp_path)
+        assert process.stderr is not None
+        process.stderr.close()  # As Ctrl-C closes it that ends `tee`.
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        process.stderr = None
+    assert list((tmp_path / "run/checkpoints").iterdir())

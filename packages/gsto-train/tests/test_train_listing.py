@@ -54,6 +54,24 @@ def test_the_list_of_one_benchmark_has_its_settings(listed: Any, invoke: Any) ->
     assert "unknown benchmark 'lop' (nearest: lip)" in refused
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "read", "unread"),
+    [
+        (
+            "folder",
+            "data.train_list train.beta1 data.flip_pairs loss.ohem_threshold",
+            "data.scene_size pose.nms",
+        ),
+        ("figures", "data.figure_size pose.nms", "data.folder evaluation.flip loss.ohem loss.ohem_threshold"),
+    ],
+)
+def test_the_settings_of_one_benchmark_are_those_that_its_kind_of_data_reads(
+    listed: Any, benchmark: str, read: str, unread: str
+) -> None:
+    shown = {line.split()[0] for line in listed("--benchmark", benchmark).splitlines()}
+    assert {*read.split()} <= shown and shown.isdisjoint(unread.split())
+
+
 def test_a_terminal_gets_the_list_folded(listed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "60")

@@ -42,11 +42,41 @@ def parameter(classes):
     build = GraphBuilder()
     build.conv2d("head", build.input(), classes)
     return build.graph({"stage4": "head.weight"})
+def normed(classes):
+    build = GraphBuilder()
+    return build.graph({"stage4": build.batch_norm("norm", build.conv2d("head", build.input(), classes))})
 def large(classes):
     build = GraphBuilder()
     head = build.conv2d("head", build.input(), classes, kernel=9, padding=0, bias=True)
     return build.graph({"stage4": head})
 """
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            ("loss.class_weights=[0,0]",),
+            "'loss.class_weights': expected one above 0, found none: nothing would",
+        ),
+        (("loss.stage_weights.stage4=0",), "'loss.stage_weights': expected one above 0, found none: nothing"),
+        (
+            ("data.crop=[1,1]", "train.batch=1"),
+            "settings 'data.crop' and 'train.batch': too small: norm: expected more than one value per",
+        ),
+    ],
+)
+def test_a_run_that_would_learn_nothing_is_refused_by_its_setting(
+    command: Any, settings: tuple[str, ...], expected: str
+) -> None:
+    Path("refused_networks.py").write_text(NETWORKS)
+    for way in ((), ("--dry-run",)):
+        failed = command(
+            "--output", "run", "--architecture", "refused_networks:normed", *way, settings=settings
+        )
+        assert failed.status == 2
+        assert expected in failed.failure
+        assert not Path("run").exists()
 
 
 @pytest.mark.parametrize(

@@ -269,3 +269,82 @@ def test_a_folder_to_share_is_no_run_to_resume(shared: Path, command: Any) -> No
     assert outcome.status == 2
     assert "no run to resume here" in outcome.error
     assert {path.name for path in shared.iterdir()} == {*FILES}
+
+
+RIGHT = {"channels": "RGB / 255", "mean": [0.485, 0.456, 0.406], "deviation": [0.229, 0.224, 0.225]}
+OTHERWISE: list[tuple[object, str]] = [
+    (
+        {**RIGHT, "mean": [0.5, 0.5, 0.5]},
+        ".mean: expected [0.485, 0.456, 0.406], the only one that is computed here, found [0.5",
+    ),
+    ({**RIGHT, "deviation": None}, ".deviation: expected [0.229, 0.224, 0.225], the only"),
+    ({"channels": "BGR"}, '.channels: expected "RGB / 255", the only one that is '),
+    ({"std": RIGHT["deviation"]}, ": unknown key 'std'; expected channels, mean, deviation"),
+    (None, ": expected an object of channels, mean, deviation, found null"),
+    ([0.5], ": expected an object of channels, mean, deviation, found [0.5]"),
+]
+
+
+def test_pictures_are_never_prepared_otherwise_than_the_card_says(
+    shared: Path, score: Run, pictures: Path
+) -> None:
+    for preprocessing, message in OTHERWISE:
+        card_with(shared, preprocessing=preprocessing)
+        picture = (str(pictures / "4.png"), "--model", "shared", "--output", "seen")
+        for program, main, arguments in (
+            ("gsto-eval", evaluate.main, ("shared", "--data", str(pictures))),
+            ("gsto-predict", predict.main, picture),
+        ):
+            status, out, error = score(*arguments, main=main)
+            assert (status, out, error.count("\n")) == (2, "", 1)
+            assert error.startswith(f"{program}: shared/card.json: preprocessing{message}")
+    assert not Path("seen").exists()
+    shared.rename("run/model")
+    assert "run/model/card.json: preprocessing: expected" in score("run")[2]
+
+
+def test_what_is_computed_may_be_told_in_part(shared: Path, score: Run, pictures: Path) -> None:
+    assert json.loads((shared / "card.json").read_text())["preprocessing"] == RIGHT
+    for preprocessing in ({}, RIGHT, {"mean": RIGHT["mean"]}):
+        card_with(shared, preprocessing=preprocessing)
+        status, _, error = score("shared", "--data", str(pictures))
+        assert (status, "card.json" in error) == (0, False)
+
+
+UNFIT: list[tuple[str, object, str]] = [
+    ("classes", ["red", "green"], "expected one for each of the 3 channels of output stage4, found 2"),
+    ("classes", [], "expected one for each of the 3 channels of output stage4, found 0"),
+    ("classes", "red", 'expected a list of names, each once, found "red"'),
+    ("classes", None, "expected a list of names, each once, found null"),
+    ("classes", ["a", 1, "b"], 'expected a list of names, each once, found ["a", 1, "b"]'),
+    ("classes", ["a", "b", "a"], 'expected a list of names, each once, found ["a", "b", "a"]'),
+    ("palette", [[1, 2, 3]], "expected one for each of the 3 channels of output stage4, found 1"),
+    ("palette", [[1, 2, 3]] * 2 + [[0, 0, 256]], "expected a list of colours [R, G, B], each 0..255, fo"),
+    ("palette", {"red": 1}, 'expected a list of colours [R, G, B], each 0..255, found {"red": 1}'),
+]
+
+
+def test_classes_that_the_network_has_not_are_warned_of(shared: Path, score: Run, pictures: Path) -> None:
+    card = (shared / "card.json").read_text()
+    for index, (key, value, told) in enumerate(UNFIT):
+        (shared / "card.json").write_text(card)
+        card_with(shared, **{key: value})
+        picture = (str(pictures / "4.png"), "--model", "shared", "--output", f"seen{index}", "--json")
+        scored = score("shared", "--data", str(pictures))
+        predicted = score(*picture, main=predict.main)
+        assert len(json.loads(predicted[1])["classes"]) == 3
+        for status, _, error in (scored, predicted):
+            assert (status, error.count("card.json")) == (0, 1)
+            assert f"warning: shared/card.json: {key}: {told}" in error
+
+
+def test_a_network_whose_output_has_no_places_is_refused(score: Run, pictures: Path) -> None:
+    build = GraphBuilder()
+    build.conv2d("head", build.input(), 3, bias=True)
+    graph = build.graph({"stage4": "head.bias"})
+    save_directory("flat", graph, {name: np.zeros(s, np.float32) for name, s in graph.parameters.items()})
+    asked = ("--backend", "linear", "--benchmark", "folder", "--data", str(pictures))
+    told = "flat: output stage4: expected a feature map, found 3; give another\n"
+    assert score("flat", *asked) == (2, "", f"gsto-eval: {told}")
+    picture = (str(pictures / "4.png"), "--model", "flat", "--backend", "linear")
+    assert score(*picture, main=predict.main) == (2, "", f"gsto-predict: {told}")

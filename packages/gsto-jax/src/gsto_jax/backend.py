@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import entry_points, version
@@ -51,12 +52,15 @@ class JaxBackend:
     speeds: tuple[Speed, ...] = ("plain", "fast")
 
     def __init__(self) -> None:
-        """Joins the other processes; raises `BackendError` where that fails."""
+        """Joins the other processes; raises `BackendError` where that fails, or JAX has no devices."""
         if not _has_plugins():
             keep_freed_memory()
         join()
-        self.process_index = jax.process_index()
-        self.process_count = jax.process_count()
+        try:
+            self.process_index = jax.process_index()
+            self.process_count = jax.process_count()
+        except (RuntimeError, AssertionError) as error:
+            raise BackendError(_no_devices(error)) from None
 
     def devices(self) -> tuple[str, ...]:
         """`cpu`, and `cuda` where JAX sees one."""
@@ -111,6 +115,12 @@ class JaxBackend:
         devices = jax.devices(resolve_device(self, device, precision))
         ordered = sorted(devices, key=lambda one: (one.process_index, one.id))
         return Place(tuple(ordered), cast(Precision, precision))
+
+
+def _no_devices(error: Exception) -> str:
+    named = os.environ.get("JAX_PLATFORMS", "")
+    told = " ".join(str(error).split()) or "none of its kind is here"
+    return f"JAX_PLATFORMS={named}: expected devices that JAX has here, found: {told}; leave the variable out"
 
 
 def _has_plugins() -> bool:

@@ -6,6 +6,7 @@ import platform
 from functools import cache
 
 KEEP = "GSTO_KEEP_MEMORY"
+_NO = ("0", "false", "no", "off")
 
 _TRIM_THRESHOLD, _MAP_THRESHOLD, _MOST_MAPS, _MOST_ARENAS = -1, -3, -4, -8
 """What glibc's malloc.h calls M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX and M_ARENA_MAX."""
@@ -18,9 +19,9 @@ def keep_freed_memory() -> None:
     It gives every large block back to the system, whose blank pages then cost a network about as much time
     as its convolutions. The process stays as large as it has once been. Only the first arena holds blocks of
     any size, so threads that begin afterwards have no other: call it before a framework starts its own. With
-    `GSTO_KEEP_MEMORY=0` in the environment it does nothing.
+    `GSTO_KEEP_MEMORY=0` (or `false`, `no`, `off`) in the environment it does nothing.
     """
-    if os.environ.get(KEEP) != "0":
+    if os.environ.get(KEEP, "").strip().lower() not in _NO:
         _set({_TRIM_THRESHOLD: -1, _MOST_MAPS: 0, _MOST_ARENAS: 1})
 
 

@@ -129,7 +129,7 @@ _FAMILIES: Mapping[str, tuple[Mapping[str, Variant], tuple[int, int]]] = {
     "pose estimation (table 10)": (_POSE, POSE_SIZE),
     "ablations on HRNetV2-W18-Small-v2 (tables 1, 2, 3)": (_ABLATIONS, CITYSCAPES_SIZE),
     "dilated ResNet with PPM or ASPP (table 6)": (_RESNETS, CITYSCAPES_SIZE),
-    "not of the paper": ({"gsto-hrnet-w16-mini": gsto(_MINI)}, CITYSCAPES_SIZE),
+    "not of the paper, for short runs": ({"gsto-hrnet-w16-mini": gsto(_MINI)}, CITYSCAPES_SIZE),
 }
 
 _ELSEWHERE: Mapping[str, tuple[Published, ...]] = {

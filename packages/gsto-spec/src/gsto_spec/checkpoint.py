@@ -24,7 +24,7 @@ from gsto_spec.checkpoint_names import (
 )
 from gsto_spec.checkpoint_report import CheckpointReport, negative_text, shape_text, shown
 from gsto_spec.errors import FEW, GstoError, WeightsError, listed
-from gsto_spec.graph import Graph
+from gsto_spec.graph import Graph, require_graph
 from gsto_spec.ops import BatchNorm
 from gsto_spec.weights import Weights, initial_weights, load_directory, read_safetensors
 
@@ -71,8 +71,10 @@ def read_checkpoint(
     with a `CheckpointWarning` that counts the negative ones.
 
     Raises `WeightsError` for what is no such file, and else a `CheckpointError`, whose `offenders` are
-    everything missing, unknown, misshapen, not finite, twice there or of another type.
+    everything missing, unknown, misshapen, not finite, twice there or of another type. Raises `TypeError`
+    for what is no graph.
     """
+    require_graph(graph)
     tensors, notes = read_tensors(path, graph, initialize=initialize, decode=decode)
     fitted, report = fit_checkpoint(
         str(path), graph, tensors, notes=notes, inplace_abn=inplace_abn, initialize=initialize, seed=seed,
@@ -115,7 +117,7 @@ def _read_directory(path: Path, graph: Graph, initialize: bool) -> Tensors:
     if own.parameters == graph.parameters and own.digest != graph.digest and not initialize:
         raise WeightsError(
             f"{path}: expected weights of graph {graph.digest[:12]}, found those of {own.digest[:12]}, which "
-            "computes something else with the same tensors; initialize=True takes them nevertheless"
+            "computes something else with the same tensors; initialize=True from Python takes them all"
         )
     return dict(weights)
 
@@ -240,9 +242,10 @@ def _mend(report: CheckpointReport) -> str:
     if not (report.kept_as_initialized or report.unexpected):
         return ""
     if any(map(_is_trunk, report.loaded)) and not _misfits(report, _is_trunk):
+        keep = f"to keep {report.class_counts[1]} classes, " if report.class_counts else ""
         return (
-            "; its backbone fits: to take that and leave the rest as initialised, say initialize=True "
-            "(gsto-convert: --initialize)"
+            f"; its backbone fits: {keep}say initialize=True from Python, or gsto-convert --initialize, to "
+            "take what fits and leave the rest as initialised"
         )
     return "; is it of another architecture?"
 

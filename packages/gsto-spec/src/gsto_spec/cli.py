@@ -316,13 +316,13 @@ def export_command(
     if file.suffix.lower() != ".onnx":
         raise GstoError(f"{file}: expected a name ending in .onnx")
     graph = locate(architecture, classes=classes, form=form)
-    weights = Path(architecture) if weights is None and is_directory(architecture) else weights
-    values = _weights(weights, graph, inplace_abn)
+    own = weights is None and is_directory(architecture)
+    values = _weights(Path(architecture) if own else weights, graph, inplace_abn)
     chosen = (rules or tuple(RULES)) if optimized else ()
     graph, values = optimize(graph, values, outputs=outputs or None, rules=chosen)
     write_onnx(file, graph, values, size=size)
-    click.echo(f"{file}: {', '.join(graph.outputs)} of {architecture}, "
-               f"{'initial weights' if weights is None else weights}, digest {graph.digest}")  # fmt: skip
+    used = "its own weights" if own else weights or "initial weights"
+    click.echo(f"{file}: {', '.join(graph.outputs)} of {architecture}, {used}, digest {graph.digest}")
 
 
 def _weights(path: Path | None, graph: Graph, inplace_abn: bool | None) -> dict[str, NDArray[Any]]:

@@ -107,7 +107,18 @@ def require(holds: bool, label: str, expected: str, found: object) -> None:
         raise ConstraintError(label, expected, str(found))
 
 
+_TELLING = 3
+"""As many letters as tell what a longer name that holds them may be."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A suggestion to append to an error: `` (nearest: conv2d)``, or nothing where no name is close."""
-    close = get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return f" (nearest: {close[0]})" if close else ""
+    """A suggestion to append to an error: `` (nearest: conv2d)``, or nothing where no name is close.
+
+    Capitals count for nothing; a name that begins with the text is nearer than one that holds it, and that
+    nearer than any other.
+    """
+    wanted, known = name.casefold(), {each.casefold(): each for each in valid}
+    whole = [each for each in known if wanted in each] if len(wanted) >= _TELLING else []
+    close = sorted(whole, key=lambda each: (not each.startswith(wanted), len(each)))
+    close = close or get_close_matches(wanted, list(known), n=1, cutoff=0.5)
+    return f" (nearest: {known[close[0]]})" if close else ""

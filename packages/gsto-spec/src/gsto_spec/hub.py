@@ -33,8 +33,12 @@ def find(name: str | Path, files: Sequence[str], *, revision: str | None = None)
 
     Nothing is asked of the hub for a directory that is here, nor for what can only be a path. `revision` is a
     branch, tag or commit of the hub. The library huggingface_hub does the rest, with its own cache, token and
-    environment variables (`HF_HUB_OFFLINE`, ...). Raises `HubError`.
+    environment variables (`HF_HUB_OFFLINE`, ...). Raises `HubError`, `TypeError` for what is no name.
     """
+    given: object = name
+    if not isinstance(given, str | os.PathLike):
+        kind = type(given).__name__
+        raise TypeError(f"name: expected a saved model's directory or owner/name, found {kind}")
     if not str(name):
         raise HubError("expected a saved model's directory or owner/name, found an empty name")
     place = Path(name)

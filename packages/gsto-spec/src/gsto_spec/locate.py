@@ -11,7 +11,7 @@ from gsto_spec.forms import FormName
 from gsto_spec.graph import Graph
 from gsto_spec.resnet import ResNet
 from gsto_spec.sizes import is_feature
-from gsto_spec.users_code import LocateError, attribute, guarded, made
+from gsto_spec.users_code import LocateError, attribute, guarded, made, module_of, wrong_kind
 from gsto_spec.variants import HRNet
 from gsto_spec.weights import GRAPH_FILE, saved_model
 
@@ -41,9 +41,7 @@ def locate(text: str, *, classes: int | None = None, form: FormName | None = Non
             return build(found, classes=classes, form=form)
     if isinstance(found, Graph):
         return _fixed(text, found, classes, form)
-    raise LocateError(
-        f"{text}: expected a Graph, a variant or a function of classes, found {type(found).__name__}"
-    )
+    raise wrong_kind(text, found)
 
 
 def is_directory(text: str) -> bool:
@@ -54,11 +52,13 @@ def is_directory(text: str) -> bool:
 def _name(text: str) -> str:
     path = Path(text)
     if path.suffix == ".py":
-        inside = path.with_suffix("").parts
-        module = ".".join(inside) if all(map(str.isidentifier, inside)) else path.stem
+        module = module_of(path) or path.stem
         raise LocateError(
             f"{text}: expected module:attribute, found a file; give {module}:NAME for NAME in it"
         )
+    file = Path(f"{text.replace('.', os.sep)}.py")
+    if text not in architectures() and module_of(file) == text and file.is_file():
+        raise LocateError(f"{text}: expected module:attribute; give {text}:NAME for NAME in {file}")
     return text
 
 

@@ -49,6 +49,15 @@ def _feature(label: str, shape: Shape) -> None:
     require(is_feature(shape), label, "a feature map (N x C x h x w)", show(shape))
 
 
+_TO_ONE_SIZE = "bring them to one size with resize(like=...)"
+
+
+def _mend(operands: Sequence[Shape], channels: str) -> str:
+    """The advice for operands that differ: `channels` where only those of feature maps do."""
+    of_one_size = all(is_feature(shape) and shape[2:] == operands[0][2:] for shape in operands)
+    return channels if of_one_size else _TO_ONE_SIZE
+
+
 def _channels(shape: Shape) -> int:
     assert isinstance(shape[1], int)
     return shape[1]
@@ -215,8 +224,9 @@ class Add(OpBase):
         if is_feature(operands[0]):
             fitting.append((1, operands[0][1], 1, 1))
         odd = [show(shape) for shape in operands if shape not in fitting]
-        require(not odd, "add_c2", f"operands of one shape, {show(operands[0])} "
-                "(bring them to one size with resize(like=...))", ", ".join(odd))  # add_c2 # fmt: skip
+        mend = _mend(operands, "bring them to one number of channels with a 1x1 conv2d")
+        require(not odd, "add_c2", f"operands of one shape, {show(operands[0])} ({mend})",
+                ", ".join(odd))  # add_c2 # fmt: skip
         return operands[0]
 
 
@@ -231,8 +241,9 @@ class Mul(OpBase):
         left, right = operands
         pairs = list(zip(left, right, strict=False))
         meets = len(left) == len(right) and all(a == b or 1 in (a, b) for a, b in pairs)
-        require(meets, "mul_c2", f"shapes equal or 1 in every dimension of {show(left)} "
-                "(bring them to one size with resize(like=...))", show(right))  # mul_c2 # fmt: skip
+        mend = _mend(operands, "their channels differ; a gate has 1, or as many as the features")
+        require(meets, "mul_c2", f"shapes equal or 1 in every dimension of {show(left)} ({mend})",
+                show(right))  # mul_c2 # fmt: skip
         return tuple(b if a == 1 else a for a, b in pairs)
 
     def multiply_adds(self, operands: Sequence[Concrete], result: Concrete) -> int:
@@ -250,8 +261,8 @@ class Concat(OpBase):
         for shape in operands:
             _feature("concat_c2", shape)  # concat_c2
         odd = [show(shape) for shape in operands if shape[2:] != operands[0][2:]]
-        require(not odd, "concat_c3", f"operands of one size, {show(operands[0][2:])} "
-                "(bring them to one size with resize(like=...))", ", ".join(odd))  # concat_c3 # fmt: skip
+        require(not odd, "concat_c3", f"operands of one size, {show(operands[0][2:])} ({_TO_ONE_SIZE})",
+                ", ".join(odd))  # concat_c3 # fmt: skip
         return feature_shape(sum(_channels(shape) for shape in operands), *operands[0][2:])
 
 

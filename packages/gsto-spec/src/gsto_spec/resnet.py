@@ -29,6 +29,7 @@ from gsto_spec.variant_checks import (
     check_one_of,
     check_switch,
     check_tuples,
+    own_gate,
 )  # fmt: skip
 
 ContextModule = Literal["ppm", "aspp"]
@@ -153,7 +154,9 @@ class _Assembly:
         chosen = self.variant.context_gate
         if chosen == "supervised":
             return partial(_gate_of_logits, logits=logits or "", form=self.form)
-        return partial(gate, form=self.form) if isinstance(chosen, str) else chosen
+        if chosen is None:
+            return None
+        return partial(gate, form=self.form) if isinstance(chosen, str) else partial(own_gate, chosen)
 
     def _ppm(self, context: Context, x: str) -> str:
         united = context.pyramid_pooling(self.build, "ppm", x, self.variant.bins)

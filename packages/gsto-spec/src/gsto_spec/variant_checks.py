@@ -6,9 +6,13 @@ from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
-from gsto_spec.builder import Initialization
-from gsto_spec.errors import GstoError, nearest
+from gsto_spec.builder import GraphBuilder, Initialization
+from gsto_spec.errors import GraphError, GstoError, nearest
 from gsto_spec.forms import FORMS, Form
+from gsto_spec.sizes import is_feature
+
+_MOST = 2**31 - 1
+"""As many as a size of a tensor can be anywhere."""
 
 
 class VariantError(GstoError):
@@ -24,6 +28,8 @@ def check_counts(variant: Any, *names: str) -> None:
         value = getattr(variant, name)
         if type(value) is bool or not isinstance(value, Integral):
             raise VariantError(name, "a whole number of at least 1", repr(value))
+        if int(value) > _MOST:
+            raise VariantError(name, f"at most {_MOST:,}", "more")
         if not is_count(value):
             raise VariantError(name, "at least 1", value)
 
@@ -42,7 +48,7 @@ def _fits(values: tuple[object, ...], length: int | None) -> bool:
 
 def is_count(value: object) -> bool:
     """Whether `value` is a whole number of at least 1 that a size can have."""
-    return type(value) is not bool and isinstance(value, Integral) and 1 <= int(value) < 2**31
+    return type(value) is not bool and isinstance(value, Integral) and 1 <= int(value) <= _MOST
 
 
 def check_switch(variant: Any, name: str) -> None:
@@ -66,15 +72,35 @@ def check_gate(variant: Any, name: str, valid: tuple[str, ...]) -> None:
         check_one_of(variant, name, valid)
 
 
-def own_gate(function: Callable[..., object], build: object, path: str, x: str) -> str:
-    """The gate that a user's function builds. Raises `VariantError` where it returns no node's name."""
-    found = function(build, path, x)
+def own_gate(function: Callable[..., object], build: GraphBuilder, path: str, x: str) -> str:
+    """The gate that a user's function builds.
+
+    Raises `VariantError` where it returns no node's name, or a node of channels that no gate has;
+    `GraphError` for what is wrong in what it builds.
+    """
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    try:
+        found = function(build, path, x)
+    except GraphError as error:
+        raise _with_mend(error, path, name) from None
     if not isinstance(found, str):
-        name = getattr(function, "__qualname__", type(function).__qualname__)
         returned = "nothing" if found is None else f"a {type(found).__name__}"
         expected = "the function to return its last node's name, as `return build.sigmoid(g)` does"
         raise VariantError(f"gate {path}", expected, f"{name}, which returns {returned}")
+    made, channels = build.shape(found), build.channels(x)
+    if is_feature(made) and made[1] not in (1, channels):
+        expected = f"1 channel, or as many as the features, {channels}"
+        raise VariantError(f"gate {path}", expected, f"{name}, which makes {made[1]}")
     return found
+
+
+def _with_mend(error: GraphError, path: str, function: str) -> GraphError:
+    """The error of a gate's function; where it gives a name again for another path, with what mends that."""
+    if error.label != "graph_c1" or error.node.startswith(path):
+        return error
+    layer = error.node.rpartition(".")[0] or error.node
+    mend = f'name nodes by the path that the function is given, f"{{path}}.{layer}"'
+    return GraphError(error.node, error.expected, f"{error.found} in {function}; {mend}", error.label)
 
 
 def check_form(variant: Any) -> None:

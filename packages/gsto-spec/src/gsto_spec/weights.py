@@ -59,6 +59,10 @@ def check_tensors(
     what: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, NDArray[Any]]
 ) -> None:
     """Raise `WeightsError`, listing every missing, undeclared, misshapen and not finite tensor at once."""
+    given: object = found
+    if not isinstance(given, Mapping):
+        kind = type(given).__name__
+        raise WeightsError(f"{what}: expected a mapping of names to arrays, found {kind}")
     odd = [f"{name} is no array of real numbers" for name, array in found.items() if not _is_real(array)]
     if odd:
         raise WeightsError(f"{what}: {listed(odd)}", odd)

@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from gsto_train.interrupts import end_unstopped, settle
-from gsto_train.output import OutputError, give_up, open_closed
+from gsto_train.output import OutputError, give_up, open_closed, outlive_reader
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 """Exit statuses; an interrupted command ends with 128 + the signal's number."""
@@ -28,6 +28,7 @@ def run_command(
     """
     open_closed()
     if arguments is None:
+        outlive_reader()
         end_unstopped()
     # Nobody who reads them can act on what Pillow thinks of the insides of a picture.
     warnings.filterwarnings("ignore", module=r"PIL\.")

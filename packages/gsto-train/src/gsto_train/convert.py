@@ -117,10 +117,12 @@ def _check_target(source: Path, target: Path, force: bool) -> None:
     if target.exists() and source.exists() and target.samefile(source):
         raise InputError(f"{target}: is what is to be converted; choose another name for the result")
     if not target.parent.is_dir():
-        raise InputError(f"{target.parent}: no such folder{nearest_path(target.parent)}; make it first")
+        raise InputError(
+            f"{target.parent}: no such folder{nearest_path(target.parent, 'folder')}; make it first"
+        )
     if target.is_dir():
         _check_replaceable(target, force)
-    elif target.exists() and not force:
+    elif os.path.lexists(target) and not force:
         raise InputError(f"{target}: exists already; choose another name, or replace it with --force")
 
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from gsto_spec.errors import nearest, printable
 
@@ -23,9 +24,14 @@ def is_text(value: str) -> bool:
     return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-def nearest_path(path: Path) -> str:
-    """Return what `nearest` says of the last part of a missing path among what lies beside it."""
+def nearest_path(path: Path, kind: Literal["file", "folder"] | None = None) -> str:
+    """Return what `nearest` says of the last part of a missing path among what lies beside it.
+
+    With a `kind` among what is such a thing.
+    """
     try:
-        return nearest(path.name, sorted(os.listdir(path.absolute().parent)))
+        with os.scandir(path.absolute().parent) as beside:
+            names = [each.name for each in beside if kind is None or each.is_dir() == (kind == "folder")]
+        return nearest(path.name, sorted(names))
     except (OSError, ValueError):
         return ""

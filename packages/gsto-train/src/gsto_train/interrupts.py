@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: at once while nothing can be lost, else when the current step is done."""
+"""Ctrl-C, SIGTERM, SIGHUP: at once while nothing can be lost, else when the current step is done."""
 
 import atexit
 import os
@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _PATIENCE = 1.0
-"""Seconds in which Python's own handler is to run; it cannot while a framework compiles, say."""
+"""Seconds in which Python's own handler is to run, and what was begun to end; a framework compiles, say."""
 
 _SHOW_CURSOR = "\x1b[?25h"
 
@@ -37,10 +37,14 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """Turns SIGINT and SIGTERM into `Interrupted`; the second is never deferred, later ones are ignored."""
+    """Turns the signals into `Interrupted`; the second is never deferred.
+
+    SIGHUP stays as it is where it is ignored, as `nohup` has it.
+    """
 
     def __init__(self) -> None:
-        self._noticed, self._ended = threading.Event(), threading.Event()
+        self._noticed, self._left = threading.Event(), threading.Event()
+        self._ended = False
         self._told = False
         self._received: int | None = None
         self._announce: Callable[[], None] | None = None
@@ -49,12 +53,14 @@ class Interrupts:
     def installed(self, last_words: LastWords | None = None) -> Iterator["Interrupts"]:
         """Handle the signals in this block; only the main thread can, elsewhere they stay as they are.
 
-        With `last_words` the second ends the process even where nothing in Python runs.
+        With `last_words` the second ends the process even where nothing in Python runs, or where what is
+        interrupted does not end: threads may wait for a disk.
         """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        heard = [number for number in _SIGNALS if number != signal.SIGHUP or not _ignored(number)]
+        before = {number: signal.signal(number, self._handle) for number in heard}
         try:
             with self._watched(last_words) if last_words else nullcontext():
                 yield self
@@ -78,11 +84,11 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._noticed.set()
-        if self._ended.is_set():  # The stack is being unwound; another exception would cut that short.
+        if self._ended:  # The stack is being unwound; another exception would cut that short.
             return
         again, self._received = self._received is not None, number
         if again or self._announce is None:
-            self._ended.set()
+            self._ended = True
             _cut_short.set()
             raise Interrupted(number, at_once=True)
         self._tell()
@@ -105,7 +111,7 @@ class Interrupts:
             yield
         finally:
             self._noticed.set()
-            self._ended.set()
+            self._left.set()
             signal.set_wakeup_fd(before)
             os.close(telling)
             thread.join()
@@ -116,7 +122,7 @@ class Interrupts:
         signals = (told[0] for told in iter(lambda: os.read(hearing, 1), b"") if told[0] in _SIGNALS)
         if next(signals, None) is not None and not self._noticed.wait(_PATIENCE):
             self._tell()
-        if (number := next(signals, None)) is not None and not self._ended.wait(_PATIENCE):
+        if (number := next(signals, None)) is not None and not self._left.wait(_PATIENCE):
             _end_at_once(128 + number, last_words)
         for _ in signals:
             pass
@@ -151,6 +157,10 @@ def settle(status: int) -> None:
             with suppress(OSError, ValueError):
                 stream.flush()
         os._exit(status)
+
+
+def _ignored(number: int) -> bool:
+    return signal.getsignal(number) is signal.SIG_IGN
 
 
 def _set(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:

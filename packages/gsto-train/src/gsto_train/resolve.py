@@ -56,14 +56,15 @@ def check_choices(backend: Backend, precision: str, device: str) -> None:
 
 def _check_choice(key: str, value: str, known: tuple[str, ...], owner: str) -> None:
     if value not in known:
-        hint = nearest(value, known)
+        no_gpu = value.partition(":")[0] in ("cuda", "gpu") and known == ("auto", "cpu")
+        hint = "; it sees no GPU here" if no_gpu else nearest(value, known)
         raise InputError(
             f"setting {key!r}: expected one of {', '.join(known)} ({owner}), found {value!r}{hint}"
         )
 
 
 def load_graph(architecture: ArchitectureSettings, classes: int) -> Graph:
-    """Return the graph of a catalogue name, a graph's JSON file or module:attribute, for so many classes.
+    """Return the graph that `gsto_spec.locate` finds by a name, for so many classes.
 
     Raises `InputError`, or `gsto_spec`'s error, where there is none or it cannot be trained: other
     inputs than pictures, outputs that are not `classes` wide, nothing to learn.

@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import json
 import math
+import shlex
 import tomllib
 import types
 import typing
@@ -135,6 +136,17 @@ def values_in_use(settings: object) -> dict[str, object]:
     values = dict(_walk(settings, ""))
     declared = _declared(type(settings))
     return {key: value for key, value in values.items() if _in_use(key, values, declared)}
+
+
+def read_beside(settings: object, other: str) -> frozenset[str]:
+    """Return the keys that have, or may have, an effect where the setting `other` stays as it is."""
+    values, declared = dict(_walk(settings, "")), _declared(type(settings))
+    idle = set[str]()
+    for key in values:
+        obstacle = _obstacle(key, values, declared)
+        if obstacle is not None and (obstacle[0] == other or obstacle[0] in idle):
+            idle.add(key)
+    return frozenset(values.keys() - idle)
 
 
 def is_free(kind: type, key: str) -> bool:
@@ -315,13 +327,25 @@ def _convert(expected: Any, rule: Rule, value: object, key: str) -> object:
 
 
 def _as_list(expected: Any, rule: Rule, value: object) -> str:
-    """Return the hint for a list that lacks its brackets, 128,128 or 128x128 say."""
-    try:
-        text = value.replace("x", ",") if isinstance(value, str) else ""
-        meant = _converted(expected, rule, _parsed(f"[{text}]"))
-    except (_Mismatch, InputError):
-        return ""
-    return f"; write {in_words(meant).replace(' ', '')}" if isinstance(meant, tuple) else ""
+    """Return the hint for a list that lacks its brackets, or the quotes of its texts."""
+    for items in _meant_lists(value):
+        with contextlib.suppress(_Mismatch):
+            if isinstance(meant := _converted(expected, rule, items), tuple):
+                written = json.dumps(meant, separators=(",", ":"), ensure_ascii=False)
+                in_shell = f", in a shell {shlex.quote(written)}" if '"' in written else ""
+                return f"; write {written}{in_shell}"
+    return ""
+
+
+def _meant_lists(value: object) -> Iterator[object]:
+    """Yield what a value that is no list may mean as one: 128,128 or 128x128, road,car, and 256 for two."""
+    if isinstance(value, str) and len(value) <= _SHOWN:
+        with contextlib.suppress(InputError):
+            yield _parsed(f"[{value.replace('x', ',')}]")
+        names = [name.strip(" '\"") for name in value.strip("[]").split(",")]
+        yield from [names] if all(names) else []
+    elif not isinstance(value, list | tuple):
+        yield from ([value], [value, value])
 
 
 def _with_largest(rule: Rule, value: object) -> Rule:

@@ -13,10 +13,10 @@ from gsto_spec import Graph, GraphError
 from gsto_spec.backend import Predictor, backends
 from gsto_spec.locate import locate
 from gsto_spec.weights import CARD_FILE
-from gsto_train import benchmarks, convert, resolve, schema
+from gsto_train import benchmarks, cards, convert, resolve, schema
 from gsto_train.convert import Model, Reading
 from gsto_train.data import cityscapes
-from gsto_train.errors import InputError, nearest_path
+from gsto_train.errors import InputError
 from gsto_train.files import write_json
 from gsto_train.pose.evaluation import predict_poses, results, score_poses
 from gsto_train.pose.task import Keypoints
@@ -143,12 +143,22 @@ def open_subject(request: ScoringRequest) -> Subject:
     if source.is_dir() and not (source / "graph.json").exists():
         raise InputError(
             f"{source}: expected a run (with {runfolder.CONFIG}) or a saved model (with graph.json), found "
-            f"neither{nearest_path(source)}; check the path"
+            f"neither{runfolder.belongs(source) or '; check the path'}"
         )
-    model = convert.read_model(source, request.graph, request.reading)
+    model = _read_model(source, request.graph, request.reading)
     told = model.card.get("architecture")
     named = request.architecture or (told if isinstance(told, str) else str(request.source))
     return _as_told(Subject(model, str(request.source), named), source)
+
+
+def _read_model(path: Path, graph: Graph | None = None, reading: Reading | None = None) -> Model:
+    """Return the model there; what its card says of classes that the network has not goes into its notes."""
+    model, card = convert.read_model(path, graph, reading), path / CARD_FILE
+    cards.check_output(path, model.graph)
+    cards.check_preprocessing(card, model.card)
+    problems = cards.label_problems(model.graph, model.card)
+    told = (f"warning: {card}: {each}; leaving the card's out" for each in problems)
+    return replace(model, notes=(*model.notes, *told))
 
 
 def _as_told(subject: Subject, source: Path) -> Subject:
@@ -188,7 +198,7 @@ def _of_run(request: ScoringRequest) -> Subject:
     architecture = str(values.get("architecture.name"))
     if (source / runfolder.MODEL).is_dir():
         path = source / runfolder.MODEL
-        return Subject(convert.read_model(path, None), str(path), architecture, benchmark, backend, values)
+        return Subject(_read_model(path), str(path), architecture, benchmark, backend, values)
     notes = list[str]()
     saved = checkpoint.newest(folder.checkpoints, notes.append)
     if saved is None:
@@ -216,8 +226,11 @@ def _settings(request: ScoringRequest, subject: Subject) -> tuple[str, Settings]
     if request.benchmark is None and subject.values is not None:
         return str(subject.benchmark), resolve_settings(subject.values, request.overrides)
     if request.benchmark is None:
+        known = request.backend or subject.backend
+        also = "" if known else ", and give a backend with --backend, torch or jax"
         raise InputError(
             f"{request.source}: says nothing of the data to score on; name the benchmark with --benchmark"
+            f"{also}"
         )
     benchmark = benchmarks.load(request.benchmark)
     return benchmark.name, resolve_settings(benchmark.values, request.overrides)

@@ -18,8 +18,8 @@ class ArchitectureSettings:
     """The network."""
 
     name: str = setting(
-        "a catalogue name, a graph's JSON file, or module:attribute (a graph, a variant, or a function of "
-        "the number of classes that returns one)"
+        "a catalogue name, the folder of a saved model or run, a graph's JSON file, or module:attribute (a "
+        "graph, a variant, or a function of the number of classes that returns one)"
     )
     form: Literal["release", "paper"] | None = setting(
         '"release": what the published checkpoints mean, "paper": its equations; none: the variant\'s own',
@@ -31,6 +31,9 @@ class ArchitectureSettings:
         None,
     )
 
+
+DATA_VARIABLE = "GSTO_DATA_"
+"""What the environment variables begin with that name folders of data."""
 
 Part = Literal["train", "val"]
 PARTS: tuple[Part, Part] = ("train", "val")

@@ -12,16 +12,15 @@ from gsto_spec.errors import GstoError
 from gsto_spec.model_card import config
 from gsto_spec.pretrained import CONFIG_FILE, GOLDEN_FILE, Inspected, inspect_directory
 from gsto_spec.weights import CARD_FILE, GRAPH_FILE, read_card
-from gsto_train import convert, resolve
+from gsto_train import cards, convert, resolve
+from gsto_train.cards import short_json
 from gsto_train.errors import InputError, nearest_path
 from gsto_train.run import runfolder
-from gsto_train.wording import counted, noun_of
+from gsto_train.wording import noun_of
 
 _PRECISIONS = tuple(golden.ROUNDING)
 _SHOWN = 5
 """Problems that are told by name."""
-_LONGEST = 80
-"""Characters of a value that is told."""
 
 
 class VerificationError(Exception):
@@ -56,7 +55,7 @@ def verify(source: Path, *, backend: str | None, device: str | None, precision: 
     answers = _compare(folder, saved, chosen, device or "auto", exact)
     problems = [
         *saved.problems,
-        *_misfits(saved),
+        *_misfits(folder, saved),
         *_misconfigured(folder, saved),
         *(_told(answer) for answer in answers if not answer.agrees),
     ]
@@ -87,11 +86,11 @@ def summary(result: Mapping[str, Any]) -> str:
 
 
 def _folder(source: Path) -> Path:
-    folder = convert.here(source)
-    if runfolder.is_run(folder):
-        folder = folder / runfolder.MODEL
+    folder = runfolder.saved_model(convert.here(source))
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of a saved model{nearest_path(folder)}; check the path")
+        raise InputError(
+            f"{folder}: no such folder of a saved model{nearest_path(folder, 'folder')}; check the path"
+        )
     return folder
 
 
@@ -134,16 +133,11 @@ def _told(answer: golden.Compared) -> str:
     )
 
 
-def _misfits(saved: Inspected) -> list[str]:
+def _misfits(folder: Path, saved: Inspected) -> list[str]:
     """Return what the card says of classes that the network has not."""
-    output, node = next(iter(saved.graph.outputs.items()))
-    channels = saved.graph.shapes[node][1]
-    return [
-        f"{CARD_FILE}: {key}: expected one for each of the {counted(channels, 'channel')} of output "
-        f"{output}, found {len(found)}"
-        for key in ("classes", "palette")
-        if isinstance(found := saved.card.get(key), list) and found and len(found) != channels
-    ]
+    cards.check_output(folder, saved.graph)
+    stated = {key: value for key, value in saved.card.items() if value}
+    return [f"{CARD_FILE}: {each}" for each in cards.label_problems(saved.graph, stated)]
 
 
 def _misconfigured(folder: Path, saved: Inspected) -> list[str]:
@@ -156,13 +150,8 @@ def _misconfigured(folder: Path, saved: Inspected) -> list[str]:
         return [f"{CONFIG_FILE}: {error.strerror}"]
     wanted = json.loads(json.dumps(config(saved.graph, saved.card)))
     return [
-        f"{CONFIG_FILE}: {key}: expected {_short(value)}, as {GRAPH_FILE} and {CARD_FILE} have it, found "
-        f"{_short(told.get(key))}"
+        f"{CONFIG_FILE}: {key}: expected {short_json(value)}, as {GRAPH_FILE} and {CARD_FILE} have it, "
+        f"found {short_json(told.get(key))}"
         for key, value in wanted.items()
         if told.get(key) != value
     ]
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

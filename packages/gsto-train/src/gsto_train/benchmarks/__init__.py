@@ -9,13 +9,10 @@ from pathlib import Path
 
 from gsto_train.errors import InputError, nearest, nearest_path
 from gsto_train.schema import Values, flatten, is_free, read, setting, values_in_use
-from gsto_train.settings import FROM_FILES, Settings, resolve
+from gsto_train.settings import DATA_VARIABLE, FROM_FILES, Settings, resolve
 from gsto_train.wording import noun_of
 
 DEFAULT = "scenes"
-
-VARIABLE = "GSTO_DATA_"
-"""What the environment variables begin with that name folders of data."""
 
 PLACES = ("data.folder", "data.decoded", "architecture.initialize_from")
 """Settings that name places on the machine of whoever trains."""
@@ -117,7 +114,7 @@ def data_variables(name: str) -> tuple[str, ...]:
     They are made of the name and of its leading parts: GSTO_DATA_LIP_HRNETV2, GSTO_DATA_LIP.
     """
     parts = re.findall(r"[A-Z0-9]+", Path(name).stem.upper())
-    return tuple(f"{VARIABLE}{'_'.join(parts[:count])}" for count in range(len(parts), 0, -1))
+    return tuple(f"{DATA_VARIABLE}{'_'.join(parts[:count])}" for count in range(len(parts), 0, -1))
 
 
 def _folder_of(name: str, values: Values) -> dict[str, object]:
@@ -164,7 +161,7 @@ def _text(name: str) -> str:
         try:
             return Path(name).read_text(encoding="utf-8")
         except OSError as error:
-            hint = nearest_path(Path(name))
+            hint = nearest_path(Path(name), "file")
             raise InputError(f"{name}: cannot read this benchmark: {error.strerror}{hint}") from None
     if name not in names():
         raise InputError(f"unknown benchmark {name!r}{nearest(name, names())}; known: {', '.join(names())}")

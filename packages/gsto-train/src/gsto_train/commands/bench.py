@@ -9,6 +9,7 @@ import click
 from gsto_train.bench.cases import JOBS, Job
 from gsto_train.command_line import CONTEXT, DONE, FAILED, attempt, fail, path, run_command
 from gsto_train.commands import completion
+from gsto_train.commands.options import ARCHITECTURE
 from gsto_train.output import standard_output
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 @click.option(
     "--architecture",
     "architectures",
-    metavar="NAME|FILE.json|MODULE:ATTRIBUTE",
+    metavar=ARCHITECTURE,
     multiple=True,
     shell_complete=completion.ARCHITECTURES,
     help="The network; repeatable: times are told in multiples of the first.  [gsto-hrnet-w18-small-v2]",

@@ -3,13 +3,13 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 import click
 
-from gsto_train.command_line import CONTEXT, DONE, FAILED, attempt, fail, run_command
-from gsto_train.commands.options import FormName, NetworkOptions, network_options
+from gsto_train.command_line import CONTEXT, DONE, FAILED, attempt, fail, path, run_command
+from gsto_train.commands import completion
+from gsto_train.commands.options import PATH_TEXT, FormName, NetworkOptions, network_options
 
 NAME = "gsto-convert"
 
@@ -20,8 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 @click.command(context_settings=CONTEXT)
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
-@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("source", metavar="IN", type=PATH_TEXT, shell_complete=completion.FILES)
+@click.argument("target", metavar="OUT", type=PATH_TEXT, shell_complete=completion.FILES)
 @network_options
 @click.option("--initialize", is_flag=True, help="Initialise whatever of the network IN does not fit.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of what is initialised; 0 if not given.")
@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 @click.option("--json", "as_json", is_flag=True, help="Print the report for machines.")
 @click.version_option(package_name="gsto-train", message="%(prog)s %(version)s")
 def command(
-    source: Path,
-    target: Path,
+    source: str,
+    target: str,
     architecture: str | None,
     classes: int | None,
     form: FormName | None,
@@ -57,14 +57,14 @@ def command(
         network = NetworkOptions(architecture, classes, form)
         asked = inplace_abn is not None or initialize or seed is not None
         reading = Reading(inplace_abn, initialize, seed or 0) if asked else None
-        given = source / runfolder.MODEL if runfolder.is_run(source) else source
+        given = runfolder.saved_model(path("IN", source))
         try:
-            report = convert(given, target, graph=network.graph(), reading=reading, force=force)
+            report = convert(given, path("OUT", target), graph=network.graph(), reading=reading, force=force)
         except ConversionError as error:
             return fail(NAME, str(error), FAILED)
         return DONE
 
-    status = attempt(NAME, work, interrupted="nothing was written", unnamed=str(target))
+    status = attempt(NAME, work, interrupted="nothing was written", unnamed=target)
     if report is not None:
         click.echo(json.dumps(dataclasses.asdict(report), indent=1) if as_json else str(report))
     return status

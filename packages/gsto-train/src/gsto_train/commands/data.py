@@ -133,13 +133,15 @@ def _as_json(
 
 
 def _show(reports: Mapping[str, "Checked"], problems: int) -> None:
+    from gsto_train.data.findings import gathered
     from gsto_train.wording import counted
 
     for part, report in reports.items():
         first, *others = report.lines()
         click.echo("\n".join([f"{part}: {first}", *others]))
-        for finding in report.findings[:_SHOWN]:
+        findings = gathered(report.findings)
+        for finding in findings[:_SHOWN]:
             click.echo(f"  {finding.kind}: {finding.text}")
-        if len(report.findings) > _SHOWN:
-            click.echo(f"  and {counted(len(report.findings) - _SHOWN, 'more finding')}; --json has them all")
+        if len(findings) > _SHOWN:
+            click.echo(f"  and {counted(len(findings) - _SHOWN, 'more finding')}; --json has them all")
     click.echo(counted(problems, "problem") if problems else "nothing is missing or broken")

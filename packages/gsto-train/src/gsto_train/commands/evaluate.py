@@ -9,6 +9,7 @@ import click
 from gsto_train.command_line import CONTEXT, DONE, FAILED, attempt, fail, path, run_command
 from gsto_train.commands import completion
 from gsto_train.commands.options import (
+    PATH_TEXT,
     FormName,
     NetworkOptions,
     SettingsCommand,
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 @click.command(cls=SettingsCommand, context_settings=CONTEXT)
-@click.argument("source", metavar="RUN|DIRECTORY|CHECKPOINT", shell_complete=completion.FILES)
+@click.argument("source", type=PATH_TEXT, metavar="RUN|DIRECTORY|CHECKPOINT", shell_complete=completion.FILES)
 @backend_option("What predicts: torch, jax, ...; default: the run's.")
 @benchmark_option("The data and the test procedure; default: the run's own.")
 @data_option("Folder of the pictures.")
@@ -40,10 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 @device_option("Where to predict.")
 @precision_option("Arithmetic: float32, tf32 (GPU), float64.")
 @click.option(
-    "--output", metavar="DIR", help="New folder for result.json.", shell_complete=completion.FOLDERS
-)
+    "--output", type=PATH_TEXT, metavar="DIR", help="New folder for result.json.",
+    shell_complete=completion.FOLDERS,
+)  # fmt: skip
 @click.option(
     "--submit",
+    type=PATH_TEXT,
     metavar="DIR",
     help="New folder for Cityscapes' PNGs of label ids or COCO's results, checked.",
     shell_complete=completion.FOLDERS,

@@ -13,8 +13,8 @@ from gsto_spec.backend import backends
 from gsto_spec.errors import printable
 from gsto_train import benchmarks
 from gsto_train.output import standard_output
-from gsto_train.schema import Description, Values, describe, in_words
-from gsto_train.settings import FROM_FILES, Settings
+from gsto_train.schema import Description, Values, describe, in_words, read_beside
+from gsto_train.settings import FROM_FILES, Settings, resolve
 
 Entry = Mapping[str, str]
 """What is said of one name: texts by heading, which is empty where there is one text alone."""
@@ -26,7 +26,8 @@ Sections = Mapping[str, Mapping[str, Entry]]
 def show(*, benchmark: str | None = None, as_json: bool) -> None:
     """Print benchmarks with what they record, architectures, installed backends and settings.
 
-    With a `benchmark` it alone is listed, and settings with the values that it starts from. On a terminal
+    With a `benchmark` it alone is listed, and settings with the values that it starts from, without those
+    that its kind of data never reads. On a terminal
     texts are folded; elsewhere each has a line that begins with its name. Raises `InputError` for a benchmark
     that is none.
     """
@@ -53,7 +54,7 @@ def _table(listed: tuple[benchmarks.Benchmark, ...], given: Values) -> dict[str,
         },
         "backends": dict.fromkeys(backends(), ""),
         "settings (--set KEY=VALUE)": {
-            key: f"{each.expected}; {_start(key, each, given)}" for key, each in describe(Settings).items()
+            key: f"{each.expected}; {_start(key, each, given)}" for key, each in _described(given).items()
         },
     }
 
@@ -65,9 +66,16 @@ def _sections(listed: tuple[benchmarks.Benchmark, ...], given: Values) -> Sectio
         "backends (--backend NAME)": {name: {"": ""} for name in backends()},
         "settings (--set KEY=VALUE)": {
             key: {"": f"{each.meaning} [{each.expected}; {_start(key, each, given)}]"}
-            for key, each in describe(Settings).items()
+            for key, each in _described(given).items()
         },
     }
+
+
+def _described(given: Values) -> dict[str, Description]:
+    """Return every setting in words; beside a benchmark's values only those that its kind of data reads."""
+    every = describe(Settings)
+    kept = read_beside(resolve(given), "data.kind") if given else every.keys()
+    return {key: each for key, each in every.items() if key in kept}
 
 
 def _benchmark(benchmark: benchmarks.Benchmark) -> Entry:

@@ -19,6 +19,21 @@ Option = Callable[[Function], Function]
 
 FormName = Literal["release", "paper"]
 
+ARCHITECTURE = "NAME|DIR|FILE.json|MODULE:ATTRIBUTE"
+"""What names a network, as `gsto_spec.locate` reads it."""
+
+
+class _PathText(click.types.StringParamType):
+    """A path as text, of which there is some: of an empty one `Path` would make the folder worked in."""
+
+    name = "path"
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        return value or self.fail("expected a path, found nothing; give one", parameter, context)
+
+
+PATH_TEXT = _PathText()
+
 
 class SettingsCommand(click.Command):
     """A command with --set, which tells of an unknown option that is a setting how to give that."""
@@ -100,7 +115,7 @@ def benchmark_option(text: str) -> Option[Any]:
 def architecture_option(text: str) -> Option[Any]:
     """Return --architecture."""
     return click.option(
-        "--architecture", metavar="NAME|FILE.json|MODULE:ATTRIBUTE", help=text,
+        "--architecture", metavar=ARCHITECTURE, help=text,
         shell_complete=completion.ARCHITECTURES,
     )  # fmt: skip
 
@@ -108,7 +123,11 @@ def architecture_option(text: str) -> Option[Any]:
 def data_option(text: str) -> Option[Any]:
     """Return --data; `gsto_train.benchmarks.data_variables` says which variables are its default."""
     return click.option(
-        "--data", metavar="DIR", help=f"{text}  [$GSTO_DATA_BENCHMARK]", shell_complete=completion.FOLDERS
+        "--data",
+        type=PATH_TEXT,
+        metavar="DIR",
+        help=f"{text}  [$GSTO_DATA_BENCHMARK]",
+        shell_complete=completion.FOLDERS,
     )
 
 

@@ -12,6 +12,8 @@ import click
 from gsto_train.command_line import CONTEXT, DONE, FAILED, attempt, fail, path, run_command
 from gsto_train.commands import completion
 from gsto_train.commands.options import (
+    ARCHITECTURE,
+    PATH_TEXT,
     FormName,
     NetworkOptions,
     SettingsCommand,
@@ -53,6 +55,7 @@ class _Share(click.FloatRange):
 @click.argument("pictures", metavar="PICTURE|FOLDER|PATTERN...", nargs=-1, shell_complete=completion.FILES)
 @click.option(
     "--model",
+    type=PATH_TEXT,
     required=True,
     metavar="RUN|DIRECTORY|CHECKPOINT",
     help="The trained network.",
@@ -60,6 +63,7 @@ class _Share(click.FloatRange):
 )
 @click.option(
     "--output",
+    type=PATH_TEXT,
     metavar="DIR",
     help="New folder for all that is written; default: predictions, predictions-2, ...",
     shell_complete=completion.FOLDERS,
@@ -68,6 +72,7 @@ class _Share(click.FloatRange):
 @backend_option("What predicts: torch, jax, ...; default: the run's.")
 @click.option(
     "--boxes",
+    type=PATH_TEXT,
     metavar="FILE.json",
     help="Where persons are, in COCO's formats; default: the whole picture.",
     shell_complete=completion.FILES,
@@ -80,6 +85,7 @@ class _Share(click.FloatRange):
 )
 @click.option(
     "--truth",
+    type=PATH_TEXT,
     metavar="PNG|DIR",
     help="Class indices of the picture, or a folder of such PNGs.",
     shell_complete=completion.FILES,
@@ -91,12 +97,13 @@ class _Share(click.FloatRange):
 )
 @click.option(
     "--baseline",
+    type=PATH_TEXT,
     metavar="RUN|DIRECTORY|CHECKPOINT",
     help="A second network of the same labels, drawn beside it by --explain.",
     shell_complete=completion.FILES,
 )
 @click.option(
-    "--baseline-architecture", metavar="NAME|FILE.json|MODULE:ATTRIBUTE",
+    "--baseline-architecture", metavar=ARCHITECTURE,
     shell_complete=completion.ARCHITECTURES, help="The network that a baseline's checkpoint belongs to.",
 )  # fmt: skip
 @click.option(
@@ -200,7 +207,7 @@ def _predict(given: Options) -> int:
         ]
         return fail(NAME, f"{'; '.join(told)}, named above", FAILED) if told else DONE
 
-    interrupted = "what was written stays, run the same command again with --force"
+    interrupted = "run the same command again (with --force if it wrote files, which stay)"
     return attempt(NAME, work, interrupted=interrupted, less="predict in windows, with evaluation.window")
 
 

@@ -1,6 +1,7 @@
 """The command `gsto-report`; it imports nothing heavy before it is asked to do something."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,7 +10,7 @@ import click
 
 from gsto_train.command_line import CONTEXT, DONE, FAILED, attempt, fail, path, run_command
 from gsto_train.commands import completion
-from gsto_train.commands.options import backend_option, device_option
+from gsto_train.commands.options import PATH_TEXT, backend_option, device_option
 from gsto_train.output import standard_output
 
 NAME = "gsto-report"
@@ -21,9 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 @click.command(context_settings=CONTEXT)
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, shell_complete=completion.FOLDERS)
+@click.argument(
+    "runs", type=PATH_TEXT, metavar="RUN...", nargs=-1, required=True, shell_complete=completion.FOLDERS
+)
 @click.option(
     "--output",
+    type=PATH_TEXT,
     metavar="FILE.html",
     help="Default: report.html in the run's folder, comparison.html here for several.",
     shell_complete=completion.FILES,
@@ -42,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 @backend_option("What predicts; default: the run's.")
 @click.option(
     "--data",
+    type=PATH_TEXT,
     metavar="DIR",
     help="Folder of the data, where it is not where it was.",
     shell_complete=completion.FOLDERS,
@@ -113,9 +118,11 @@ def _target(folders: Sequence[Path], output: str | None, force: bool) -> Path:
     own = folders[0] / REPORT if len(folders) == 1 else Path(COMPARISON)
     target = own if output is None else path("--output", output)
     if folders[0].is_dir() and not target.absolute().parent.is_dir():
-        raise InputError(f"{target.parent}: no such folder{nearest_path(target.parent)}; make it first")
+        raise InputError(
+            f"{target.parent}: no such folder{nearest_path(target.parent, 'folder')}; make it first"
+        )
     replaces = force or (output is None and len(folders) == 1)
-    if target.is_dir() or (target.exists() and not replaces):
+    if target.is_dir() or (os.path.lexists(target) and not replaces):
         mend = "give another --output" + ("" if target.is_dir() else ", or replace it with --force")
         raise InputError(f"{target}: is there already; {mend}")
     return target

@@ -10,6 +10,7 @@ import click
 from gsto_train.command_line import CONTEXT, DONE, FAILED, WRONG_INPUT, fail, out_of_memory, path, run_command
 from gsto_train.commands import completion
 from gsto_train.commands.options import (
+    PATH_TEXT,
     SettingsCommand,
     architecture_option,
     backend_option,
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 @architecture_option("The network; default: the benchmark's.")
 @data_option("Folder of the pictures and their lists.")
 @click.option(
-    "--output", metavar="DIR", help="Run folder; default: a new one in runs/.",
+    "--output", type=PATH_TEXT, metavar="DIR", help="Run folder; default: a new one in runs/.",
     shell_complete=completion.FOLDERS,
 )  # fmt: skip
 @set_option("train.batch=4")
@@ -87,7 +88,9 @@ def command(
     """
     if listing:
         return _list(benchmark, as_json)
-    if backend is None and not (resume and output):
+    if backend is None and resume and not output:
+        raise click.UsageError("--output is missing: give the folder of the run to go on with")
+    if backend is None and not resume:
         raise click.UsageError("--backend is missing: give torch, jax, or another that --list shows")
     shortcuts = {
         "architecture.name": architecture,
@@ -202,13 +205,15 @@ def _list(benchmark: str | None, as_json: bool) -> int:
 
 
 def _dry_run(request: "Request", as_json: bool) -> int:
+    from gsto_train.data.decoded import only_reading
     from gsto_train.report import Report
     from gsto_train.run.dry_run import dry_run
     from gsto_train.run.job import resolved
 
-    job = resolved(request)
-    first = job.processes.first
-    told = dry_run(job, Report(json=as_json, silent=not first))
+    with only_reading():
+        job = resolved(request)
+        first = job.processes.first
+        told = dry_run(job, Report(json=as_json, silent=not first))
     if as_json and first:
         with standard_output():
             click.echo(json.dumps(told, indent=1, ensure_ascii=False))

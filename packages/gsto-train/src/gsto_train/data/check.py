@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,13 @@ _SIZES_SHOWN = 3
 class SplitReport:
     """What one split holds.
 
-    pictures: how many read, of sizes "WIDTHxHEIGHT" -> how many. pixels, occurrences: per class, its pixels
-    and the pictures that it is in. ignored: pixels that count nowhere.
+    pictures: how many can be used, of sizes "WIDTHxHEIGHT" -> how many. broken: how many cannot. pixels,
+    occurrences: per class, its pixels and the pictures that it is in. ignored: pixels that count nowhere.
     """
 
     classes: tuple[str, ...] = ()
     pictures: int = 0
+    broken: int = 0
     sizes: Counter[str] = field(default_factory=Counter)
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     occurrences: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -41,7 +42,7 @@ class SplitReport:
             "sizes": dict(self.sizes.most_common()),
             "classes": {name: {"pixels": pixels, "pictures": seen} for name, pixels, seen in counted},
             "ignored_pixels": self.ignored,
-            "findings": [asdict(finding) for finding in self.findings],
+            "findings": [finding.as_json() for finding in self.findings],
         }
 
     def lines(self) -> list[str]:
@@ -49,7 +50,9 @@ class SplitReport:
         sizes = ", ".join(f"{count} of {size}" for size, count in self.sizes.most_common(_SIZES_SHOWN))
         others = len(self.sizes) - _SIZES_SHOWN
         more = f" and {counted(others, 'other size')}" if others > 0 else ""
-        first = f"{counted(self.pictures, 'picture')} read{': ' + sizes if sizes else ''}{more}"
+        broken = f", {self.broken} of them broken" if self.broken else ""
+        read = f"{counted(self.pictures + self.broken, 'picture')} read{broken}"
+        first = f"{read}{': ' + sizes if sizes else ''}{more}"
         total = int(self.pixels.sum()) + self.ignored
         if not total:
             return [first]
@@ -116,7 +119,7 @@ def _look(dataset: Dataset, index: int) -> _Look:
         sample = dataset[index]
         further = dataset.inspect(index) if isinstance(dataset, LabelledFiles) else ()
     except InputError as error:
-        return _Look(None, None, [Finding("broken", str(error))])
+        return _Look(None, None, [Finding.broken(error)])
     height, width = sample.label.shape
     return _Look(f"{width}x{height}", np.bincount(sample.label.ravel(), minlength=256), further)
 
@@ -124,6 +127,7 @@ def _look(dataset: Dataset, index: int) -> _Look:
 def _add(report: SplitReport, seen: _Look) -> None:
     report.findings.extend(seen.findings)
     if seen.size is None or seen.counts is None:
+        report.broken += 1
         return
     report.pictures += 1
     report.sizes[seen.size] += 1

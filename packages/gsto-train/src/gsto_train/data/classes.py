@@ -1,6 +1,7 @@
 """The names, colours and ignore label of a data set, and the classes.json that holds them."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ from gsto_train.data.palette import default_palette
 from gsto_train.data.samples import IGNORE_LABEL, MAX_CLASSES, Palette
 from gsto_train.errors import InputError, is_text, nearest, nearest_path
 from gsto_train.files import read_text
+from gsto_train.settings import DATA_VARIABLE
 from gsto_train.wording import counted
 
 CLASSES_FILE = "classes.json"
 
+LARGEST_VALUE = 65535
+"""Of a label file of 16 bits."""
+
 _KEYS = ("classes", "num_classes", "ignore_index", "palette")
-_LARGEST_VALUE = 65535  # Of a label file of 16 bits.
 _COLOURS_OF_PNG = 256
 _DESCRIPTIVE_KEYS = frozenset({"name", "ignore_name", "size_wh", "stats", "jpeg"})
 
@@ -42,6 +46,16 @@ def read_classes(root: str | Path) -> ClassTable:
     _check_keys(path, table)
     names = _names(path, table)
     return ClassTable(names, _palette(path, table, len(names)), _ignore_label(path, table, names))
+
+
+def read_ignore_label(root: str | Path, names: Sequence[str]) -> int | None:
+    """Return the "ignore_index" of `root`/classes.json beside classes of other `names`; None where it is not.
+
+    Raises InputError where the file does not read, and where the label is one of these classes.
+    """
+    path = existing_folder(root) / CLASSES_FILE
+    table = _read_json(path) if path.exists() else None
+    return _ignore_label(path, table, names) if isinstance(table, dict) else None
 
 
 def class_names(classes: Sequence[str] | int) -> tuple[str, ...]:
@@ -75,9 +89,9 @@ def check_ignore_label(label: int | None, names: Sequence[str]) -> None:
     """Raise InputError where an ignore label is a class, or no value that a label file holds."""
     if label is None:
         return
-    if not 0 <= label <= _LARGEST_VALUE:
+    if not 0 <= label <= LARGEST_VALUE:
         raise InputError(
-            f"ignore label: expected a value of label files, 0..{_LARGEST_VALUE}, found {label}; "
+            f"ignore label: expected a value of label files, 0..{LARGEST_VALUE}, found {label}; "
             f"give the one that stands for no class, such as {IGNORE_LABEL}"
         )
     if label < len(names):
@@ -101,20 +115,39 @@ def existing_folder(root: str | Path) -> Path:
         return folder
     if folder.exists():
         raise InputError(f"{folder}: expected a folder of data, found a file; give the folder that holds it")
-    raise InputError(f"{folder}: no such folder of data{nearest_path(folder)}; check the path")
+    near = nearest_path(folder, "folder")
+    raise InputError(f"{folder}: no such folder of data{near}; check the path{_said_by(folder)}")
+
+
+def above(path: Path) -> str:
+    """Return the hint for a missing file that lies one folder up, where street/train is given for street."""
+    found = Path(os.path.normpath(path.parent / os.pardir)) / path.name
+    return f" (nearest: {found}); give the folder that it lies in" if found.is_file() else ""
+
+
+def _said_by(folder: Path) -> str:
+    """Return which environment variable gives this folder, if one does."""
+    given = (name for name in sorted(os.environ) if name.startswith(DATA_VARIABLE))
+    saying = (name for name in given if os.path.abspath(os.environ[name]) == os.path.abspath(folder))
+    name = next(saying, None)
+    return f", which {name} gives" if name else ""
 
 
 def _read_object(path: Path) -> Mapping[str, Any]:
-    try:
-        table = json.loads(read_text(path))
-    except FileNotFoundError:
-        mend = """write one, such as {"num_classes": 11}, or give the names (data.classes)"""
-        raise InputError(f"{path}: no such file; {mend}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected a JSON object, found an error: {error}") from None
+    table = _read_json(path)
     if not isinstance(table, dict):
         raise InputError(f"{path}: expected a JSON object, found a {type(table).__name__}")
     return table
+
+
+def _read_json(path: Path) -> object:
+    try:
+        return json.loads(read_text(path))
+    except FileNotFoundError:
+        write = """; write one, such as {"classes": ["road", "car"]}, or give the names (data.classes)"""
+        raise InputError(f"{path}: no such file{above(path) or write}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected a JSON object, found an error: {error}") from None
 
 
 def _check_keys(path: Path, table: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gsto_train.data.classes import ClassTable
+from gsto_train.data.classes import ClassTable, above
 from gsto_train.data.findings import Finding, error_of
 from gsto_train.data.pictures import check_size, read_image
 from gsto_train.data.samples import IGNORE_LABEL, Palette, Sample
@@ -126,7 +126,7 @@ def list_lines(path: Path) -> list[tuple[int, str]]:
     try:
         lines = read_text(path).splitlines()
     except FileNotFoundError:
-        raise InputError(f"{path}: no such list of pictures{nearest_path(path)}; check its name") from None
+        raise InputError(f"{path}: no such list of pictures{_way_to_list(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected a text file, found {error}") from None
     numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1)]
@@ -134,6 +134,10 @@ def list_lines(path: Path) -> list[tuple[int, str]]:
     if not kept:
         raise InputError(f"{path}: expected one `image label` pair a line, found none; list some pictures")
     return kept
+
+
+def _way_to_list(path: Path) -> str:
+    return above(path) or f"{nearest_path(path, 'file')}; check its name"
 
 
 def columns(path: Path, number: int, line: str, *, least: int = 2, most: int = 2) -> list[str]:
@@ -156,5 +160,5 @@ def is_list(split: str) -> bool:
 
 
 def _missing(path: Path, *, hint: bool) -> Finding:
-    near = nearest_path(path) if hint else ""
+    near = nearest_path(path, "file") if hint else ""
     return Finding("missing", f"{path}: no such file{near}; restore it, or take its picture off the list")

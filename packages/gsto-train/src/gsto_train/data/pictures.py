@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,14 @@ def read_image(path: Path, *, upright_size: tuple[int, int] | None = None) -> ND
     """Read a picture as (H, W, 3) RGB, turned upright as its EXIF orientation says; grey becomes RGB.
 
     With `upright_size` (height, width) it is turned only where it has that size then. Of 16-bit grey the high
-    byte is kept. Raises InputError where the file does not decode to its end. As `decoded.kept` has it.
+    byte is kept. Raises InputError where the file does not decode to its end, and for values that say nothing
+    of what is white: fractions, and 32 bits. As `decoded.kept` has it.
     """
-    return kept(path, f"picture {upright_size}", lambda: _decoded_image(path, upright_size))
+    return kept(path, f"picture {upright_size}", lambda: _decoded_image(path, upright_size), _is_picture)
+
+
+def _is_picture(array: NDArray[Any]) -> bool:
+    return array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3
 
 
 def _decoded_image(path: Path, upright_size: tuple[int, int] | None) -> NDArray[np.uint8]:
@@ -37,6 +43,8 @@ def _decoded_image(path: Path, upright_size: tuple[int, int] | None) -> NDArray[
         upright = ImageOps.exif_transpose(picture)
         if upright_size is not None and upright.size != upright_size[::-1]:
             upright = picture
+        if picture.mode == "F" or (picture.mode == "I" and picture.format != "PNG"):
+            raise ValueError(f"expected 8 or 16 bits a channel, found mode {picture.mode}: save it as such")
         if upright.mode.startswith("I"):
             upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
         return np.array(upright.convert("RGB"))
@@ -61,7 +69,11 @@ def read_values(path: Path) -> NDArray[np.integer]:
 
     Raises InputError where the file does not decode or has several channels. As `decoded.kept` has it.
     """
-    return kept(path, "values", lambda: _decoded_values(path))
+    return kept(path, "values", lambda: _decoded_values(path), _are_values)
+
+
+def _are_values(array: NDArray[Any]) -> bool:
+    return array.dtype.kind in "iu" and array.ndim == 2
 
 
 def _decoded_values(path: Path) -> NDArray[np.integer]:

@@ -22,7 +22,7 @@ from gsto_train.pose.task import open_part
 from gsto_train.resolve import open_split
 from gsto_train.run.environment import machine, package_version, packages
 from gsto_train.run.host import free_host_memory
-from gsto_train.settings import KEYPOINTS
+from gsto_train.settings import DATA_VARIABLE, KEYPOINTS
 from gsto_train.settings import resolve as resolve_settings
 
 PATIENCE = 300.0
@@ -80,7 +80,7 @@ def _machine() -> dict[str, Any]:
 
 def _variables() -> Iterator[tuple[str, str]]:
     return ((name, value) for name, value in sorted(os.environ.items())
-            if name.startswith(benchmarks.VARIABLE))  # fmt: skip
+            if name.startswith(DATA_VARIABLE))  # fmt: skip
 
 
 def _data(variable: str, folder: str) -> dict[str, Any]:

@@ -48,7 +48,9 @@ def read_boxes(path: Path) -> Boxes:
     try:
         table = json.loads(read_text(path))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file of boxes{nearest_path(path)}; check its name") from None
+        raise InputError(
+            f"{path}: no such file of boxes{nearest_path(path, 'file')}; check its name"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected JSON, found an error: {error}") from None
     found = defaultdict[str, list[Floats]](list)

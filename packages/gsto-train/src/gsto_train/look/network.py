@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from gsto_spec.backend import Backend, Predictor
 from gsto_spec.graph import Graph
-from gsto_train import benchmarks, resolve
+from gsto_train import benchmarks, cards, resolve
 from gsto_train.data import cityscapes, lip, pascal_context
-from gsto_train.data.classes import as_palette, class_names, read_classes
+from gsto_train.data.classes import class_names, read_classes
 from gsto_train.data.palette import default_palette
 from gsto_train.data.samples import Palette
 from gsto_train.data.scenes import GeneratedScenes
@@ -79,9 +79,7 @@ def open_network(request: ScoringRequest) -> Network:
         settings=settings,
         benchmark=benchmark,
         labels=labels,
-        palette=_own_or_default(
-            as_palette(subject.model.card.get("palette")) or _palette(settings.data), len(labels)
-        ),
+        palette=_colours(len(labels), cards.palette_of(subject.model.card), _palette(settings.data)),
         notes=(*subject.model.notes, *notes),
     )
 
@@ -109,13 +107,11 @@ def _channels(graph: Graph) -> int:
 
 def _labels(source: Path, subject: Subject, settings: Settings, channels: int) -> tuple[str, ...]:
     """Return a name for each channel: the card's, the run's, the data set's; numbers where none fits."""
-    told = [subject.model.card.get("classes")]
+    told = [cards.names_of(subject.model.card)]
     if runfolder.is_run(source):
-        told.append(runfolder.RunFolder(source).read(runfolder.CONFIG).get("classes"))
-    for names in (*told, _names(settings.data)):
-        if isinstance(names, list | tuple) and len(names) == channels and set(map(type, names)) == {str}:
-            return tuple(names)
-    return class_names(channels)
+        told.append(cards.names_of(runfolder.RunFolder(source).read(runfolder.CONFIG)))
+    fitting = (names for names in (*told, _names(settings.data)) if names and len(names) == channels)
+    return next(fitting, None) or class_names(channels)
 
 
 def _names(data: DataSettings) -> tuple[str, ...]:
@@ -134,8 +130,10 @@ def _names(data: DataSettings) -> tuple[str, ...]:
             return data.classes or ()
 
 
-def _own_or_default(palette: Palette | None, classes: int) -> Palette:
-    return palette if palette is not None and len(palette) == classes else default_palette(classes)
+def _colours(classes: int, *told: Palette | None) -> Palette:
+    """Return the first colours that are as many as the classes; those of this package where none are."""
+    fitting = (palette for palette in told if palette is not None and len(palette) == classes)
+    return next(fitting, default_palette(classes))
 
 
 def _palette(data: DataSettings) -> Palette | None:

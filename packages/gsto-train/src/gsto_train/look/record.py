@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gsto_spec.errors import printable
 from gsto_train import benchmarks, resolve, schema
-from gsto_train.errors import InputError, nearest_path
+from gsto_train.errors import InputError
 from gsto_train.run import runfolder
 from gsto_train.run.runfolder import RunFolder
 from gsto_train.settings import resolve as resolve_settings
@@ -94,9 +94,10 @@ class Record:
 
 def read_record(path: Path) -> Record:
     """Read a run's folder; raises `InputError` where it is none."""
-    if not (path / runfolder.CONFIG).is_file():
-        found = f"no such folder{nearest_path(path)}" if not path.exists() else f"no {runfolder.CONFIG} in it"
-        raise InputError(f"{printable(path)}: expected the folder of a run, found {found}; check the path")
+    if not runfolder.is_run(path):
+        mend = runfolder.belongs(path) or "; check the path"
+        found = runfolder.instead_of_run(path)
+        raise InputError(f"{path}: expected the folder of a run, found {found}{mend}")
     folder = RunFolder(path)
     config = folder.read(runfolder.CONFIG)
     if not isinstance(config.get("settings"), dict):

@@ -1,6 +1,6 @@
 """A walk over a keypoint data set: what is missing or broken, and how often each joint is labelled."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ class KeypointReport:
             "boxes": self.boxes,
             "box_source": self.box_source,
             "joints": {name: {"labelled": labelled, "visible": seen} for name, labelled, seen in counts},
-            "findings": [asdict(finding) for finding in self.findings],
+            "findings": [finding.as_json() for finding in self.findings],
         }
 
     def lines(self) -> list[str]:

@@ -146,8 +146,9 @@ class _Reader:
 
     def pictures(self, table: Mapping[str, Any]) -> dict[int, _Entry]:
         if not self._folder.is_dir():
+            near = nearest_path(self._folder, "folder")
             raise InputError(
-                f"{self._folder}: no such folder of pictures{nearest_path(self._folder)}; give it with "
+                f"{self._folder}: no such folder of pictures{near}; give it with "
                 "--set data.train_pictures=... or data.val_pictures=..."
             )
         entries: dict[int, _Entry] = {}
@@ -170,9 +171,8 @@ class _Reader:
             )
         path = self._folder / name
         if not isfile(path):
-            raise _Bad(
-                f"picture {image['id']}: no file {path}{nearest_path(path)}; restore it, or remove its entry"
-            )
+            near = nearest_path(path, "file")
+            raise _Bad(f"picture {image['id']}: no file {path}{near}; restore it, or remove its entry")
         return int(image["id"]), _Entry(path, size)
 
     def annotations(
@@ -280,7 +280,9 @@ def _json(file: Path, what: str) -> Any:
     try:
         return json.loads(read_text(file))
     except FileNotFoundError:
-        raise InputError(f"{file}: no such file of {what}{nearest_path(file)}; check its name") from None
+        raise InputError(
+            f"{file}: no such file of {what}{nearest_path(file, 'file')}; check its name"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: expected JSON, found an error: {error}") from None
 

@@ -63,13 +63,18 @@ def _read(job: Job, report: Report) -> Checkpoint | None:
         _check_not_lost(job)
     _check_graph_file(job, saved, report)
     describe(job, report.note)
-    report.note(f"going on from step {step} of {job.total_steps}")
+    report.note(f"going on from step {step} of {job.total_steps}{_if_ended(job, step)}")
     # The evaluation of this very step is made again: it may have been cut off, and its line comes after.
     scored = step - 1 if owes_evaluation(job, step) or step == job.total_steps else step
     for name in (runfolder.METRICS, runfolder.TIMINGS):
         job.folder.truncate(name, step, report.note)
     job.folder.truncate(runfolder.EVALUATIONS, scored, report.note, partial(_are_scores, job))
     return saved
+
+
+def _if_ended(job: Job, step: int) -> str:
+    ended = step == job.total_steps and (job.folder.path / runfolder.RESULT).exists()
+    return ": this run has ended already, and is scored again" if ended else ""
 
 
 def _are_scores(job: Job, line: dict[str, object]) -> bool:

@@ -3,14 +3,17 @@
 import math
 import os
 import shlex
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 
+from gsto_spec import GraphError
 from gsto_spec.backend import Backend, Training, backends
 from gsto_spec.graph import Graph
 from gsto_spec.objective import SGD, Adam, Poly, Steps
+from gsto_spec.ops import BatchNorm
+from gsto_spec.reference import require_spread
 from gsto_train import benchmarks, resolve, schema
 from gsto_train.benchmarks import Benchmark, Record
 from gsto_train.errors import InputError
@@ -143,6 +146,7 @@ def resolved(request: Request) -> Job:
     if request.resume and path is None:
         path = runfolder.default_folder(_name(request, _new_plan(request)), resume=True)
     plan = _recorded_plan(path, request) if request.resume and path else _new_plan(request)
+    _check_apart(path, plan.settings.data.decoded)
     task = resolve.load_task(plan.settings)
     _check_same_classes(plan, task.labels)
     graph = resolve.load_graph(_architecture(plan, path, request), len(task.labels))
@@ -157,6 +161,11 @@ def resolved(request: Request) -> Job:
     _check_shares(plan.settings.train, processes)
     folder = RunFolder(path or runfolder.default_folder(_name(request, plan), resume=False))
     return Job(plan, request.backend, backend, graph, task, folder, request.resume, processes)
+
+
+def _check_apart(run: Path | None, decoded: str | None) -> None:
+    if run is not None and decoded is not None and Path(decoded).resolve().is_relative_to(run.resolve()):
+        raise InputError(f"setting 'data.decoded': {decoded}: lies in the run's folder; give one beside it")
 
 
 def _architecture(plan: Plan, path: Path | None, request: Request) -> ArchitectureSettings:
@@ -329,6 +338,8 @@ def _absolute(values: Mapping[str, object]) -> dict[str, object]:
     name = values.get("architecture.name")
     for key in benchmarks.PLACES:
         path = values.get(key)
+        if path == "":
+            raise InputError(f"setting {key!r}: expected a path or none, found nothing")
         if isinstance(path, str) and path != "none":
             absolute[key] = os.path.abspath(path)
     if isinstance(name, str) and name.endswith(".json"):
@@ -337,7 +348,7 @@ def _absolute(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def _check_graph(graph: Graph, settings: Settings) -> None:
-    graph.check((settings.train.batch, 3, *settings.data.crop))
+    _check_spread(graph, settings)
     weighed = asdict(settings.loss.stage_weights)
     unknown = [name for name in graph.outputs if name not in weighed]
     if unknown:
@@ -345,6 +356,30 @@ def _check_graph(graph: Graph, settings: Settings) -> None:
             f"architecture {settings.architecture.name!r}: output {unknown[0]!r} has no loss weight; name "
             f"its outputs among {', '.join(weighed)}"
         )
+    _check_learns(settings, [weighed[name] for name in graph.outputs])
+
+
+def _check_spread(graph: Graph, settings: Settings) -> None:
+    """Raise the graph's error for a crop that is too small, `InputError` for one value to normalise by."""
+    train = settings.train
+    shapes = graph.check((max(1, train.batch // train.micro_batches), 3, *settings.data.crop))
+    try:
+        for node in graph.order if not train.freeze else ():
+            if isinstance(node.op, BatchNorm):
+                require_spread(node.name, shapes[node.operands[0]])
+    except GraphError as error:
+        raise InputError(f"settings 'data.crop' and 'train.batch': too small: {error}") from None
+
+
+def _check_learns(settings: Settings, of_outputs: Sequence[float]) -> None:
+    weights = {
+        "loss.stage_weights": of_outputs,
+        "loss.class_weights": settings.loss.class_weights,
+        "loss.joint_weights": settings.loss.joint_weights,
+    }
+    for key, found in weights.items():
+        if found is not None and not any(found):
+            raise InputError(f"setting {key!r}: expected one above 0, found none: nothing would be learnt")
 
 
 def _optimizer(train: TrainSettings) -> SGD | Adam:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gsto_spec.catalog import architectures, entry
 from gsto_train import benchmarks, resolve, schema
-from gsto_train.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from gsto_train.cards import PREPROCESSING
 from gsto_train.report import Report, duration
 from gsto_train.run import runfolder
 from gsto_train.run.job import Job
@@ -99,7 +99,6 @@ def card(job: Job, result: Mapping[str, object]) -> dict[str, object]:
     """
     task, settings = job.task, schema.values_in_use(job.settings)
     counts = {"training": task.training_count, "validation": task.validation_count}
-    preprocessing = {"channels": "RGB / 255", "mean": IMAGENET_MEAN, "deviation": IMAGENET_STD}
     started_from = job.settings.architecture.initialize_from
     settings["architecture.name"] = architecture = _without_folder(job.settings.architecture.name)
     return {
@@ -109,7 +108,7 @@ def card(job: Job, result: Mapping[str, object]) -> dict[str, object]:
         "data": {"benchmark": job.plan.benchmark, "kind": job.settings.data.kind, task.unit: counts},
         "classes": task.labels,
         "palette": task.training.palette if isinstance(task, Segmentation) else None,
-        "preprocessing": preprocessing,
+        "preprocessing": PREPROCESSING,
         "initialized_from": started_from and Path(started_from).name,
         "settings": schema.nest(
             {key: _name_alone(value) for key, value in settings.items() if key not in benchmarks.PLACES}

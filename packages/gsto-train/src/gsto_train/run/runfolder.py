@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -96,8 +97,8 @@ class RunFolder:
     def existing(cls, path: Path) -> "RunFolder":
         """Return a run's folder to read; raises `InputError` where there is none."""
         if not is_run(path):
-            found = f"no such folder{nearest_path(path)}" if not path.exists() else f"no {CONFIG} in it"
-            raise InputError(f"{path}: no run to resume here: {found}; check --output, or leave out --resume")
+            mend = belongs(path) or "; check --output, or leave out --resume"
+            raise InputError(f"{path}: no run to resume here: {instead_of_run(path)}{mend}")
         for name in (*_FILES, *_FOLDERS):
             _check_own(path / name, folder=name in _FOLDERS)
         return cls(path)
@@ -214,6 +215,35 @@ def _kind(path: Path) -> str:
 def is_run(path: Path) -> bool:
     """Return whether a folder is a run's: a saved model has such a file too, its weights beside it."""
     return (path / CONFIG).is_file() and not (path / WEIGHTS_FILE).exists()
+
+
+def instead_of_run(path: Path) -> str:
+    """Return what is there where a run's folder was expected, in words."""
+    if not path.exists():
+        return f"no such folder{nearest_path(path, 'folder')}"
+    return "a saved model" if (path / CONFIG).is_file() else f"no {CONFIG} in it"
+
+
+def belongs(path: Path) -> str:
+    """Return the mend for a folder inside a run's, its model or checkpoints: the run; nothing for others."""
+    around = (Path(os.path.normpath(path / up)) for up in ("..", "../.."))
+    run = next(filter(is_run, around), None)
+    return f"; it belongs to the run {run}: give that" if run else ""
+
+
+def saved_model(path: Path) -> Path:
+    """Return the saved model that a path names: a run's own, else what is there.
+
+    Raises `InputError` for a run that has none yet, and for other folders inside one.
+    """
+    if is_run(path):
+        if not (path / MODEL).exists():
+            way = shlex.join(["gsto-train", "--output", str(path), "--resume"])
+            raise InputError(f"{path}: this run has no {MODEL}/ yet, as it has not ended; go on with: {way}")
+        return path / MODEL
+    if path.is_dir() and not (path / WEIGHTS_FILE).exists() and (mend := belongs(path)):
+        raise InputError(f"{path}: expected a saved model, found none{mend}")
+    return path
 
 
 def default_folder(name: str, *, resume: bool) -> Path:
