@@ -124,8 +124,16 @@ def test_a_second_signal_ends_what_waits_for_a_thread_that_does_not_end() -> Non
     assert (process.returncode, told) == (143, "interrupted\n")
 
 
+HEARING = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Begins a command that hears SIGHUP, which those who run the tests may have been told to ignore."""
+
+
 def test_a_terminal_that_is_closed_lets_the_run_save(plugin_folder: Path, tmp_path: Path) -> None:
-    with training(SLOW, plugin_folder, tmp_path) as process:
+    with training(SLOW, plugin_folder, tmp_path, (sys.executable, "-c", HEARING)) as process:
         reached(process, tmp_path)
         process.send_signal(signal.SIGHUP)
         _, error = process.communicate(timeout=60)
