@@ -227,8 +227,8 @@ def test_a_run_s_folder_is_taken_for_its_trained_network(run: Callable[..., Outc
     assert "run: this run has no model/ yet" in run("run", "out.npz").failure
     save_directory("run/model", graph, weights)
     assert run("run", "out.npz").status == 0
-    found = np.load("out.npz")
-    assert all(np.array_equal(found[name], array) for name, array in weights.items())
+    with np.load("out.npz") as found:
+        assert all(np.array_equal(found[name], array) for name, array in weights.items())
 
 
 def test_another_number_of_classes_is_told_before_the_shapes(run: Callable[..., Outcome]) -> None:

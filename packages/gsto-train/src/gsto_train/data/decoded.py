@@ -49,10 +49,10 @@ class _Store:
         try:
             if not stat.S_ISREG(place.stat().st_mode) or not self._is_whole(place):
                 return None
-            array = np.load(place, mmap_mode="r", allow_pickle=False)
+            array = np.asarray(np.lib.format.open_memmap(place, mode="r"))
         except Exception:  # numpy reads headers by Python's parser, which has many ways to fail.
             return None
-        return np.asarray(array) if isinstance(array, np.ndarray) and fits(array) else None
+        return array if fits(array) else None
 
     def write(self, place: Path, array: NDArray[Any]) -> None:
         """Keep an array; where that fails say so, once, and keep nothing more."""
