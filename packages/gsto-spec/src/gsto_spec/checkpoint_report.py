@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gsto_spec.errors import module_of
-
-_LONGEST_NAME = 120
+from gsto_spec.errors import LONGEST_NAME, module_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +96,7 @@ class CheckpointReport:
         return "\n".join([f"{self.source}: {self.summary}", *self.details])
 
     def _parts(self) -> str:
-        counts: dict[str, int] = {}
-        for name in self.kept_as_initialized:
-            part = module_of(name)
-            counts[part] = counts.get(part, 0) + 1
+        counts = Counter(map(module_of, self.kept_as_initialized))
         return ", ".join(f"{part} ({count:,})" for part, count in counts.items())
 
     def _scales(self) -> str | None:
@@ -153,7 +149,7 @@ def _by_reason(reasons: Mapping[str, str]) -> Iterable[str]:
 def shown(name: str) -> str:
     """A name of a file that anyone may have written, fit to be printed on one line."""
     text = name if name.isprintable() else ascii(name)[1:-1]
-    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -38,7 +38,10 @@ class GraphError(GstoError):
 FEW = 8
 """As many offenders as a line names one by one."""
 
-_NAMED, _MODULES, _LONGEST_NAME = 4, 6, 120
+LONGEST_NAME = 120
+"""Characters of a tensor's name that a line holds."""
+
+_NAMED, _MODULES = 4, 6
 
 
 class WeightsError(GstoError):
@@ -76,7 +79,7 @@ def _of_every_kind(offenders: Sequence[str]) -> list[int]:
 
 def module_of(name: str) -> str:
     """The module that a tensor is of: `stage3.0.att_layers` of `stage3.0.att_layers.1.0.1.bias`."""
-    return re.sub(r"(\.\d+)*\.\w+$", "", name[:_LONGEST_NAME])  # Of an endless name that would take forever.
+    return re.sub(r"(\.\d+)*\.\w+$", "", name[:LONGEST_NAME])  # Of an endless name that would take forever.
 
 
 def by_module(names: Iterable[str], most: int = _MODULES) -> str:
@@ -87,7 +90,7 @@ def by_module(names: Iterable[str], most: int = _MODULES) -> str:
     return ", ".join([*texts, f"elsewhere ({elsewhere:,})"] if elsewhere else texts)
 
 
-def _shortened(text: str, longest: int = _LONGEST_NAME) -> str:
+def _shortened(text: str, longest: int = LONGEST_NAME) -> str:
     """A text whose first word, a name that anyone may have written, is not endless."""
     name, space, rest = text.partition(" ")
     return text if len(name) <= longest else f"{name[:longest]}...{space}{rest}"

@@ -6,6 +6,7 @@ The directory is one that `weights.load_directory` opens, and opens any that `we
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,12 +71,13 @@ def save_pretrained(
 def _files(
     graph: Graph, weights: Mapping[str, NDArray[Any]], card: Mapping[str, Any], former: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    digest = hashlib.sha256(saved_files(graph, weights)[WEIGHTS_FILE]).hexdigest()
-    same = (former.get("graph_digest"), former.get("weights_sha256")) == (graph.digest, digest)
+    saved = saved_files(graph, weights)
+    digests = json.loads(saved[CARD_FILE])
+    same = digests.items() <= former.items()
     kept = {key: value for key, value in former.items() if same or key != "metrics"}
-    told = {**kept, **card, "weights_sha256": digest}
+    told = {**digests, **kept, **card, **digests}
     _check_classes(graph, told)
-    saved = saved_files(graph, weights, told)
+    saved[CARD_FILE] = json_bytes(told)
     return {
         README_FILE: model_card(graph, told).encode(errors="replace"),
         CONFIG_FILE: json_bytes(config(graph, told)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeGuard
 
 from gsto_spec.builder import GraphBuilder, Initialization
 from gsto_spec.errors import GraphError, GstoError, nearest
@@ -26,11 +26,11 @@ def check_counts(variant: Any, *names: str) -> None:
     """Fields that are numbers of at least 1."""
     for name in names:
         value = getattr(variant, name)
-        if type(value) is bool or not isinstance(value, Integral):
+        if not _is_whole(value):
             raise VariantError(name, "a whole number of at least 1", repr(value))
-        if int(value) > _MOST:
+        if value > _MOST:
             raise VariantError(name, f"at most {_MOST:,}", "more")
-        if not is_count(value):
+        if value < 1:
             raise VariantError(name, "at least 1", value)
 
 
@@ -48,7 +48,11 @@ def _fits(values: tuple[object, ...], length: int | None) -> bool:
 
 def is_count(value: object) -> bool:
     """Whether `value` is a whole number of at least 1 that a size can have."""
-    return type(value) is not bool and isinstance(value, Integral) and 1 <= int(value) <= _MOST
+    return _is_whole(value) and 1 <= value <= _MOST
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return type(value) is not bool and isinstance(value, Integral)
 
 
 def check_switch(variant: Any, name: str) -> None:

@@ -27,9 +27,8 @@ def show(*, benchmark: str | None = None, as_json: bool) -> None:
     """Print benchmarks with what they record, architectures, installed backends and settings.
 
     With a `benchmark` it alone is listed, and settings with the values that it starts from, without those
-    that its kind of data never reads. On a terminal
-    texts are folded; elsewhere each has a line that begins with its name. Raises `InputError` for a benchmark
-    that is none.
+    that its kind of data never reads. On a terminal texts are folded; elsewhere each has a line that begins
+    with its name. Raises `InputError` for a benchmark that is none.
     """
     listed = tuple(map(benchmarks.load, benchmarks.names() if benchmark is None else (benchmark,)))
     given = listed[0].values if benchmark else {}

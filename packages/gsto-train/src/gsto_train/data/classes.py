@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,10 +125,14 @@ def above(path: Path) -> str:
     return f" (nearest: {found}); give the folder that it lies in" if found.is_file() else ""
 
 
+def given_folders() -> Iterator[tuple[str, str]]:
+    """Yield the environment variables that name folders of data, with what they name."""
+    return (each for each in sorted(os.environ.items()) if each[0].startswith(DATA_VARIABLE))
+
+
 def _said_by(folder: Path) -> str:
     """Return which environment variable gives this folder, if one does."""
-    given = (name for name in sorted(os.environ) if name.startswith(DATA_VARIABLE))
-    saying = (name for name in given if os.path.abspath(os.environ[name]) == os.path.abspath(folder))
+    saying = (name for name, given in given_folders() if os.path.abspath(given) == os.path.abspath(folder))
     name = next(saying, None)
     return f", which {name} gives" if name else ""
 

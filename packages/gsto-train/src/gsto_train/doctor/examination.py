@@ -1,7 +1,6 @@
 """The findings of `gsto-doctor`: facts as JSON has them, what is broken, and what a user can better."""
 
 import json
-import os
 import platform
 import re
 import shutil
@@ -15,14 +14,14 @@ from typing import Any
 from gsto_spec import GstoError
 from gsto_spec.backend import backends
 from gsto_train import benchmarks
-from gsto_train.data.classes import existing_folder
+from gsto_train.data.classes import existing_folder, given_folders
 from gsto_train.errors import InputError, nearest
 from gsto_train.files import naming
 from gsto_train.pose.task import open_part
 from gsto_train.resolve import open_split
 from gsto_train.run.environment import machine, package_version, packages
 from gsto_train.run.host import free_host_memory
-from gsto_train.settings import DATA_VARIABLE, KEYPOINTS
+from gsto_train.settings import KEYPOINTS
 from gsto_train.settings import resolve as resolve_settings
 
 PATIENCE = 300.0
@@ -39,7 +38,7 @@ def examine() -> dict[str, Any]:
         "versions": _versions(),
         "machine": _machine(),
         "backends": {name: examine_backend(name) for name in backends()},
-        "data": {name: _data(name, folder) for name, folder in _variables()},
+        "data": {name: _data(name, folder) for name, folder in given_folders()},
         "optional": dict(_optional()),
     }
     return {**found, "problems": list(_problems(found)), "advice": list(_advice(found))}
@@ -76,11 +75,6 @@ def _machine() -> dict[str, Any]:
         "disk_bytes": {"folder": str(here), "free": disk.free, "total": disk.total},
         "gpu": shutil.which("nvidia-smi") is not None and Path("/dev/nvidiactl").exists(),
     }
-
-
-def _variables() -> Iterator[tuple[str, str]]:
-    return ((name, value) for name, value in sorted(os.environ.items())
-            if name.startswith(DATA_VARIABLE))  # fmt: skip
 
 
 def _data(variable: str, folder: str) -> dict[str, Any]:
